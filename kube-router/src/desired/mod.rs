@@ -1,0 +1,46 @@
+//! What the kernel should hold, as plain data: ordered maps, `Eq`, `Debug`, no behaviour beyond merging.
+//!
+//! One [`ServiceState`] per Service comes from the compiler. [`Table`] keeps them all, decides who wins a disputed
+//! address, and answers for one key at a time, so that an event costs what it touches.
+
+pub mod firewall;
+pub mod ipvs;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+pub use firewall::{Hairpin, Ruleset, SetElement, SetName};
+pub use ipvs::{Destination, Scheduler, Virtual, VirtualKey};
+
+/// Which field of the Service asked for a virtual server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    ClusterIp,
+    NodePort,
+    ExternalIp,
+    LoadBalancerIp,
+}
+
+/// A virtual server with what the rest of the agent wants to know about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    pub origin: Origin,
+    /// `spec.ports[].name`.
+    pub port_name: Box<str>,
+    pub server: Virtual,
+}
+
+/// All that one Service wants from the kernel of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceState {
+    /// `metadata.creationTimestamp` in seconds; the older service wins a disputed key, then the smaller name.
+    pub created_s: i64,
+    pub frontends: BTreeMap<VirtualKey, Frontend>,
+    /// Addresses for kube-dummy-if (not node addresses).
+    pub vips: BTreeSet<IpAddr>,
+    pub hairpins: BTreeSet<Hairpin>,
+    /// Health-check node port and the number of local endpoints that are not terminating.
+    pub health_check: Option<(u16, usize)>,
+}

@@ -1,0 +1,21 @@
+//! The fields of a `v1/Node` that are read.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::ObjectKey;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub key: ObjectKey,
+    /// `status.addresses` of type InternalIP, in order.
+    pub internal_ips: Vec<IpAddr>,
+    /// `status.addresses` of type ExternalIP, in order.
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`, else `spec.podCIDR`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Annotations under `kube-router.io/`, as written.
+    pub annotations: BTreeMap<Box<str>, Box<str>>,
+}
