@@ -1,1 +1,269 @@
-//! (room under construction)
+//! The cluster as far as we were told: objects, the indices that make a change cheap, and how complete the view is.
+//!
+//! [`ClusterState::apply`] takes one event and adds to a [`Dirty`] what a compiler has to look at again. The result
+//! of a set of events does not depend on their order across objects. Nothing is forgotten because a source is away:
+//! what is known of a kind stays until a complete list says otherwise.
+
+mod relist;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::objects::{EndpointSlice, Kind, Namespace, Node, Object, ObjectEvent, ObjectKey, Pod, Service};
+use relist::Relist;
+
+/// What changed since the last look. Names, not objects: a later look reads the newest state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services that changed themselves or in their endpoints; also services that are gone.
+    pub services: BTreeSet<ObjectKey>,
+    /// Node objects by name.
+    pub nodes: BTreeSet<Box<str>>,
+    /// A kind became complete or unavailable, or an input was rejected or mended.
+    pub view: bool,
+}
+
+impl Dirty {
+    pub fn is_empty(&self) -> bool {
+        *self == Dirty::default()
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct ClusterState {
+    services: BTreeMap<ObjectKey, Service>,
+    slices: HashMap<ObjectKey, EndpointSlice>,
+    /// Service -> names of its slices (same namespace).
+    slices_of: HashMap<ObjectKey, BTreeSet<Box<str>>>,
+    nodes: BTreeMap<Box<str>, Node>,
+    namespaces: BTreeMap<Box<str>, Namespace>,
+    pods: HashMap<ObjectKey, Pod>,
+    /// Address -> the pod that has it; a completed or hostNetwork pod has none.
+    pod_by_ip: HashMap<IpAddr, ObjectKey>,
+    policies: BTreeSet<ObjectKey>,
+    /// Every node name that endpoints mention, once.
+    node_names: BTreeSet<Arc<str>>,
+    relists: HashMap<Kind, Relist>,
+    complete: BTreeSet<Kind>,
+    unavailable: BTreeMap<Kind, String>,
+    rejected: BTreeMap<String, String>,
+}
+
+impl ClusterState {
+    pub fn new() -> Self {
+        ClusterState::default()
+    }
+
+    /// Takes one event in; what it touches is added to `dirty`.
+    pub fn apply(&mut self, event: ObjectEvent, dirty: &mut Dirty) {
+        match event {
+            ObjectEvent::RelistStarted(kind) => {
+                self.relists.insert(kind, Relist::default());
+            }
+            ObjectEvent::Applied(object) => {
+                if let Some(relist) = self.relists.get_mut(&object.kind()) {
+                    relist.saw(object.key());
+                }
+                self.insert(object, dirty);
+            }
+            ObjectEvent::Deleted(kind, key) => {
+                if let Some(relist) = self.relists.get_mut(&kind) {
+                    relist.forget(&key);
+                }
+                self.remove(kind, &key, dirty);
+            }
+            ObjectEvent::RelistDone(kind) => {
+                if let Some(relist) = self.relists.remove(&kind) {
+                    for key in self.keys(kind).into_iter().filter(|key| !relist.has(key)) {
+                        self.remove(kind, &key, dirty);
+                    }
+                }
+                dirty.view |= self.complete.insert(kind) | self.unavailable.remove(&kind).is_some();
+            }
+            ObjectEvent::Unavailable { kind, reason } => {
+                dirty.view |= self.unavailable.insert(kind, reason.clone()) != Some(reason);
+            }
+            ObjectEvent::Rejected { source, reason } => {
+                dirty.view |= self.rejected.insert(source, reason.clone()) != Some(reason);
+            }
+            ObjectEvent::Accepted { source } => dirty.view |= self.rejected.remove(&source).is_some(),
+        }
+    }
+
+    fn insert(&mut self, object: Object, dirty: &mut Dirty) {
+        match object {
+            Object::Service(service) => {
+                if self.services.get(&service.key) != Some(&service) {
+                    dirty.services.insert(service.key.clone());
+                    self.services.insert(service.key.clone(), service);
+                }
+            }
+            Object::EndpointSlice(slice) => self.insert_slice(slice, dirty),
+            Object::Node(node) => {
+                if self.nodes.get(&node.key.name) != Some(&node) {
+                    dirty.nodes.insert(node.key.name.clone());
+                    self.nodes.insert(node.key.name.clone(), node);
+                }
+            }
+            Object::Pod(pod) => self.insert_pod(pod),
+            Object::Namespace(namespace) => {
+                self.namespaces.insert(namespace.key.name.clone(), namespace);
+            }
+            Object::NetworkPolicy(policy) => {
+                self.policies.insert(policy.key);
+            }
+        }
+    }
+
+    fn insert_slice(&mut self, mut slice: EndpointSlice, dirty: &mut Dirty) {
+        for endpoint in &mut slice.endpoints {
+            endpoint.node = endpoint.node.take().map(|name| self.intern(name));
+        }
+        if self.slices.get(&slice.key) == Some(&slice) {
+            return;
+        }
+        self.forget_slice(&slice.key.clone(), dirty);
+        if let Some(service) = &slice.service {
+            self.slices_of.entry(service.clone()).or_default().insert(slice.key.name.clone());
+            dirty.services.insert(service.clone());
+        } else {
+            dirty.view = true;
+        }
+        self.slices.insert(slice.key.clone(), slice);
+    }
+
+    fn forget_slice(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
+        let Some(old) = self.slices.remove(key) else { return };
+        let Some(service) = old.service else {
+            dirty.view = true;
+            return;
+        };
+        if let Some(names) = self.slices_of.get_mut(&service) {
+            names.remove(&key.name);
+            if names.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        dirty.services.insert(service);
+    }
+
+    fn insert_pod(&mut self, pod: Pod) {
+        self.forget_pod(&pod.key.clone());
+        if !pod.completed && !pod.host_network {
+            for ip in &pod.ips {
+                self.pod_by_ip.insert(*ip, pod.key.clone());
+            }
+        }
+        self.pods.insert(pod.key.clone(), pod);
+    }
+
+    fn forget_pod(&mut self, key: &ObjectKey) {
+        let Some(old) = self.pods.remove(key) else { return };
+        for ip in old.ips {
+            // The address may have gone to another pod since.
+            if self.pod_by_ip.get(&ip) == Some(key) {
+                self.pod_by_ip.remove(&ip);
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, key: &ObjectKey, dirty: &mut Dirty) {
+        match kind {
+            Kind::Service => {
+                if self.services.remove(key).is_some() {
+                    dirty.services.insert(key.clone());
+                }
+            }
+            Kind::EndpointSlice => self.forget_slice(key, dirty),
+            Kind::Node => {
+                if self.nodes.remove(&key.name).is_some() {
+                    dirty.nodes.insert(key.name.clone());
+                }
+            }
+            Kind::Pod => self.forget_pod(key),
+            Kind::Namespace => {
+                self.namespaces.remove(&key.name);
+            }
+            Kind::NetworkPolicy => {
+                self.policies.remove(key);
+            }
+        }
+    }
+
+    fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
+        match kind {
+            Kind::Service => self.services.keys().cloned().collect(),
+            Kind::EndpointSlice => self.slices.keys().cloned().collect(),
+            Kind::Node => self.nodes.keys().map(|name| ObjectKey::cluster(name.clone())).collect(),
+            Kind::Pod => self.pods.keys().cloned().collect(),
+            Kind::Namespace => self.namespaces.keys().map(|name| ObjectKey::cluster(name.clone())).collect(),
+            Kind::NetworkPolicy => self.policies.iter().cloned().collect(),
+        }
+    }
+
+    fn intern(&mut self, name: Arc<str>) -> Arc<str> {
+        match self.node_names.get(&name) {
+            Some(known) => known.clone(),
+            None => {
+                self.node_names.insert(name.clone());
+                name
+            }
+        }
+    }
+
+    pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// The slices of one service, ordered by name.
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_of
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.slices.get(&ObjectKey::new(service.namespace.clone(), name.clone())))
+    }
+
+    /// Slices that belong to no service.
+    pub fn stray_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.values().filter(|slice| slice.service.is_none())
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The running pod that has this address, unless it shares its node's network.
+    pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
+        self.pods.get(self.pod_by_ip.get(&ip)?)
+    }
+
+    /// Policies that exist; none is enforced yet.
+    pub fn policy_count(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// This kind was listed completely at least once.
+    pub fn is_complete(&self, kind: Kind) -> bool {
+        self.complete.contains(&kind)
+    }
+
+    /// Kinds that cannot be read, with the reason.
+    pub fn unavailable(&self) -> &BTreeMap<Kind, String> {
+        &self.unavailable
+    }
+
+    /// Inputs that could not be understood: source -> reason.
+    pub fn rejected(&self) -> &BTreeMap<String, String> {
+        &self.rejected
+    }
+}

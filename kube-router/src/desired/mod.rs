@@ -5,6 +5,7 @@
 
 pub mod firewall;
 pub mod ipvs;
+mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +14,7 @@ use std::{
 
 pub use firewall::{Hairpin, Ruleset, SetElement, SetName};
 pub use ipvs::{Destination, Scheduler, Virtual, VirtualKey};
+pub use table::{Changes, Dispute, Table};
 
 /// Which field of the Service asked for a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

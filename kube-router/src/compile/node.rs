@@ -1,0 +1,157 @@
+//! What the proxy needs to know of its own node: addresses, pod CIDRs, and from them the shape of our firewall rules.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+
+use super::{Problem, Subject};
+use crate::{
+    config::ProxyConfig,
+    desired::{Ruleset, firewall::Masquerade},
+    objects::{Kind, Node, ObjectKey, annotations},
+};
+
+/// Our node, digested. Equal views compile every service equally.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    pub name: Box<str>,
+    /// First InternalIP, else first ExternalIP, of an enabled family.
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    pub pod_cidrs: BTreeSet<IpNet>,
+    /// Addresses of every interface but kube-dummy-if: (interface name, address).
+    pub host_addresses: BTreeSet<(Box<str>, IpAddr)>,
+}
+
+impl NodeView {
+    /// The node's address of the same family as `like`.
+    pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+        }
+    }
+
+    /// Addresses of the node itself: those of interfaces whose name does not contain dummy, kube or docker. They are
+    /// the members of kube-router-local-ips and what --nodeport-bindon-all-ip binds.
+    pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.host_addresses
+            .iter()
+            .filter(|(name, _)| !["dummy", "kube", "docker"].iter().any(|word| name.contains(word)))
+            .map(|(_, address)| *address)
+    }
+
+    pub fn is_host_address(&self, address: IpAddr) -> bool {
+        self.host_addresses.iter().any(|(_, known)| *known == address)
+    }
+
+    /// Name of the interface that holds the node's primary address.
+    pub fn primary_interface(&self) -> Option<&str> {
+        let primary = self.ipv4.map(IpAddr::V4).or(self.ipv6.map(IpAddr::V6))?;
+        self.host_addresses.iter().find(|(_, address)| *address == primary).map(|(name, _)| &**name)
+    }
+
+    /// The shape of our chains on this node.
+    pub fn ruleset(&self, config: &ProxyConfig) -> Ruleset {
+        let masquerade = if config.masquerade_all {
+            Masquerade::All
+        } else if config.masquerade_outside_pod_cidrs && !self.pod_cidrs.is_empty() {
+            // Without a pod CIDR the original has no such rule at all: it makes one per CIDR.
+            Masquerade::OutsidePodCidrs
+        } else {
+            Masquerade::Off
+        };
+        Ruleset { guard: config.guard, masquerade, node_ipv4: self.ipv4, node_ipv6: self.ipv6 }
+    }
+}
+
+/// Digests our Node object. `node` is `None` while the API server has no object of our name.
+pub fn compile_node(
+    name: &str,
+    node: Option<&Node>,
+    host_addresses: &BTreeSet<(Box<str>, IpAddr)>,
+    config: &ProxyConfig,
+) -> (NodeView, Vec<Problem>) {
+    let mut view = NodeView { name: name.into(), host_addresses: host_addresses.clone(), ..NodeView::default() };
+    let mut problems = Vec::new();
+    let mut problem = |reason, text: String| {
+        let subject = Subject::Object(Kind::Node, ObjectKey::cluster(name));
+        problems.push(Problem { subject, reason, text });
+    };
+    let Some(node) = node else {
+        problem(
+            "NodeMissing",
+            "there is no Node object of this name; node ports and masquerading are off until it appears. If the node \
+             is registered under another name, set --hostname-override or NODE_NAME"
+                .to_owned(),
+        );
+        return (view, problems);
+    };
+
+    let addresses = || node.internal_ips.iter().chain(&node.external_ips);
+    if config.ipv4 {
+        view.ipv4 = addresses().find_map(|address| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        });
+        if view.ipv4.is_none() {
+            problem("NodeWithoutAddress", no_address("IPv4", "--enable-ipv4=false"));
+        }
+    }
+    if config.ipv6 {
+        view.ipv6 = addresses().find_map(|address| match address {
+            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V4(_) => None,
+        });
+        if view.ipv6.is_none() {
+            problem("NodeWithoutAddress", no_address("IPv6", "--enable-ipv6=false"));
+        }
+    }
+
+    let (cidrs, bad) = pod_cidrs(node);
+    for (key, value) in bad {
+        problem(
+            "InvalidPodCidr",
+            format!("annotation {key} has {value:?}, which is not a CIDR; that entry is ignored"),
+        );
+    }
+    view.pod_cidrs = cidrs
+        .into_iter()
+        .filter(|cidr| match cidr {
+            IpNet::V4(_) => config.ipv4,
+            IpNet::V6(_) => config.ipv6,
+        })
+        .collect();
+    (view, problems)
+}
+
+fn no_address(family: &str, flag: &str) -> String {
+    format!(
+        "status.addresses has no {family} address; node ports and masquerading of that family are off. Set one, or \
+         switch the family off with {flag}"
+    )
+}
+
+/// The pod CIDRs that masquerading spares: annotation pod-cidr, else pod-cidrs, else the spec.
+fn pod_cidrs(node: &Node) -> (Vec<IpNet>, Vec<(&'static str, String)>) {
+    for key in [annotations::NODE_POD_CIDR, annotations::NODE_POD_CIDRS] {
+        let Some(value) = node.annotations.get(key) else { continue };
+        let (mut cidrs, mut bad) = (Vec::new(), Vec::new());
+        for item in value.split(',') {
+            match item.trim().parse::<IpNet>() {
+                Ok(cidr) => cidrs.push(cidr.trunc()),
+                Err(_) => bad.push((key, item.to_owned())),
+            }
+        }
+        if !cidrs.is_empty() {
+            return (cidrs, bad);
+        }
+        if !bad.is_empty() {
+            return (node.pod_cidrs.clone(), bad);
+        }
+    }
+    (node.pod_cidrs.clone(), Vec::new())
+}

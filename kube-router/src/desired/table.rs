@@ -1,0 +1,214 @@
+//! All services' wishes together, and who wins where two want the same virtual server.
+//!
+//! ```text
+//! ServiceState (per Service) --replace--> Table --server(key)--> the winner's Virtual
+//!                                              \-> Changes: the keys that must be looked at again
+//! ```
+//!
+//! The winner of a disputed `protocol address:port` is the older service, then the smaller name: a rule that does not
+//! depend on the order of events. When it goes, the next one takes over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use super::{Frontend, Hairpin, ServiceState, SetElement, VirtualKey};
+use crate::objects::ObjectKey;
+
+/// Keys whose desired state may have changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub servers: BTreeSet<VirtualKey>,
+    pub vips: BTreeSet<IpAddr>,
+    pub hairpins: BTreeSet<Hairpin>,
+    pub health_checks: bool,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        *self == Changes::default()
+    }
+
+    pub fn merge(&mut self, other: Changes) {
+        self.servers.extend(other.servers);
+        self.vips.extend(other.vips);
+        self.hairpins.extend(other.hairpins);
+        self.health_checks |= other.health_checks;
+    }
+}
+
+/// A virtual server that `loser` wants and `winner` has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dispute {
+    pub key: VirtualKey,
+    pub winner: ObjectKey,
+    pub loser: ObjectKey,
+}
+
+/// Age, then name: the smallest wins.
+type Rank = (i64, ObjectKey);
+
+#[derive(Debug, Default)]
+pub struct Table {
+    services: BTreeMap<ObjectKey, ServiceState>,
+    claims: HashMap<VirtualKey, BTreeSet<Rank>>,
+    /// Number of claimed virtual servers per address.
+    addresses: HashMap<IpAddr, u32>,
+    /// Number of services that want the address on kube-dummy-if.
+    vips: HashMap<IpAddr, u32>,
+    hairpins: HashMap<Hairpin, u32>,
+}
+
+impl Table {
+    pub fn new() -> Self {
+        Table::default()
+    }
+
+    /// Replaces what a service wants; `None` = the service is gone. Returns what to look at again.
+    pub fn replace(&mut self, key: &ObjectKey, state: Option<ServiceState>) -> Changes {
+        let mut changes = Changes::default();
+        if self.services.get(key) == state.as_ref() {
+            return changes;
+        }
+        let old = self.services.remove(key).unwrap_or_default();
+        let empty = ServiceState::default();
+        let new = state.as_ref().unwrap_or(&empty);
+        let aged = old.created_s != new.created_s;
+
+        for virtual_key in old.frontends.keys() {
+            if aged || !new.frontends.contains_key(virtual_key) {
+                self.release(virtual_key, &(old.created_s, key.clone()));
+                changes.servers.insert(*virtual_key);
+            }
+        }
+        for (virtual_key, frontend) in &new.frontends {
+            let before = old.frontends.get(virtual_key);
+            if aged || before.is_none() {
+                self.claim(*virtual_key, (new.created_s, key.clone()));
+            }
+            if aged || before != Some(frontend) {
+                changes.servers.insert(*virtual_key);
+            }
+        }
+        count(&mut self.vips, old.vips.difference(&new.vips), new.vips.difference(&old.vips), &mut changes.vips);
+        count(
+            &mut self.hairpins,
+            old.hairpins.difference(&new.hairpins),
+            new.hairpins.difference(&old.hairpins),
+            &mut changes.hairpins,
+        );
+        changes.health_checks = old.health_check != new.health_check;
+        if let Some(state) = state {
+            self.services.insert(key.clone(), state);
+        }
+        changes
+    }
+
+    fn claim(&mut self, key: VirtualKey, rank: Rank) {
+        let claims = self.claims.entry(key).or_default();
+        if claims.is_empty() {
+            *self.addresses.entry(key.address).or_default() += 1;
+        }
+        claims.insert(rank);
+    }
+
+    fn release(&mut self, key: &VirtualKey, rank: &Rank) {
+        let Some(claims) = self.claims.get_mut(key) else { return };
+        claims.remove(rank);
+        if claims.is_empty() {
+            self.claims.remove(key);
+            if let Some(n) = self.addresses.get_mut(&key.address) {
+                *n -= 1;
+                if *n == 0 {
+                    self.addresses.remove(&key.address);
+                }
+            }
+        }
+    }
+
+    /// The virtual server as it should be, and whose it is.
+    pub fn server(&self, key: &VirtualKey) -> Option<(&ObjectKey, &Frontend)> {
+        let (_, owner) = self.claims.get(key)?.first()?;
+        let (owner, state) = self.services.get_key_value(owner)?;
+        Some((owner, state.frontends.get(key)?))
+    }
+
+    /// Every virtual server, in no particular order.
+    pub fn servers(&self) -> impl Iterator<Item = (&VirtualKey, &ObjectKey, &Frontend)> {
+        self.claims.keys().filter_map(|key| self.server(key).map(|(owner, frontend)| (key, owner, frontend)))
+    }
+
+    pub fn wants_vip(&self, address: &IpAddr) -> bool {
+        self.vips.contains_key(address)
+    }
+
+    pub fn vips(&self) -> impl Iterator<Item = &IpAddr> {
+        self.vips.keys()
+    }
+
+    /// Whether a set should hold this element, for the sets whose content follows from services.
+    pub fn wants_element(&self, element: &SetElement) -> bool {
+        match element {
+            SetElement::ServiceIp(address) => self.addresses.contains_key(address),
+            SetElement::ServicePort(key) => self.claims.contains_key(key),
+            SetElement::Hairpin(hairpin) => self.hairpins.contains_key(hairpin),
+            SetElement::LocalIp(_) | SetElement::PodCidr(_) => false,
+        }
+    }
+
+    /// Every element that follows from services.
+    pub fn elements(&self) -> impl Iterator<Item = SetElement> {
+        let ips = self.addresses.keys().map(|address| SetElement::ServiceIp(*address));
+        let ports = self.claims.keys().map(|key| SetElement::ServicePort(*key));
+        let hairpins = self.hairpins.keys().map(|hairpin| SetElement::Hairpin(*hairpin));
+        ips.chain(ports).chain(hairpins)
+    }
+
+    /// Health-check node ports: port -> number of local endpoints. Of two services with one port the smaller name wins.
+    pub fn health_checks(&self) -> BTreeMap<u16, usize> {
+        let mut ports = BTreeMap::new();
+        for (port, endpoints) in self.services.values().filter_map(|state| state.health_check) {
+            ports.entry(port).or_insert(endpoints);
+        }
+        ports
+    }
+
+    /// Disputes over one virtual server.
+    pub fn disputes(&self, key: &VirtualKey) -> Vec<Dispute> {
+        let Some(claims) = self.claims.get(key) else { return Vec::new() };
+        let mut ranks = claims.iter();
+        let Some((_, winner)) = ranks.next() else { return Vec::new() };
+        ranks.map(|(_, loser)| Dispute { key: *key, winner: winner.clone(), loser: loser.clone() }).collect()
+    }
+
+    pub fn service(&self, key: &ObjectKey) -> Option<&ServiceState> {
+        self.services.get(key)
+    }
+
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+}
+
+/// Moves reference counts and notes every key that appeared or vanished.
+fn count<'a, K: Copy + Eq + std::hash::Hash + Ord + 'a>(
+    counts: &mut HashMap<K, u32>,
+    gone: impl Iterator<Item = &'a K>,
+    come: impl Iterator<Item = &'a K>,
+    changed: &mut BTreeSet<K>,
+) {
+    for key in come {
+        *counts.entry(*key).or_default() += 1;
+        changed.insert(*key);
+    }
+    for key in gone {
+        changed.insert(*key);
+        if let Some(n) = counts.get_mut(key) {
+            *n -= 1;
+            if *n == 0 {
+                counts.remove(key);
+            }
+        }
+    }
+}
