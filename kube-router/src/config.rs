@@ -62,7 +62,7 @@ pub struct ProxyConfig {
     pub graceful_period: Option<Duration>,
     /// `--ipvs-sync-period`: the periodic full pass.
     pub sync_period: Duration,
-    /// `--excluded-cidrs`: virtual servers in here are never touched unless they are ours.
+    /// `--excluded-cidrs`: virtual servers in here are never removed.
     pub excluded_cidrs: Vec<IpNet>,
     /// `--service-cluster-ip-range`, `--service-external-ip-range`, `--loadbalancer-ip-range`
     pub cluster_ip_ranges: Vec<IpNet>,

@@ -5,6 +5,7 @@
 
 pub mod firewall;
 pub mod ipvs;
+mod node_state;
 mod table;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 pub use firewall::{Hairpin, Ruleset, SetElement, SetName};
 pub use ipvs::{Destination, Scheduler, Virtual, VirtualKey};
+pub use node_state::Desired;
 pub use table::{Changes, Dispute, Table};
 
 /// Which field of the Service asked for a virtual server.

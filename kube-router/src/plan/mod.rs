@@ -1,9 +1,154 @@
 //! From "what should be" and "what is" to the least list of orders that leads from one to the other.
 //!
-//! Orders are data. A [`Plan`] is a list of stages; each stage is carried out by one plane before the next begins,
-//! and every prefix of a plan is safe: a service answers the old way or the new way, never half a way, and what is
-//! being removed is shut before it is taken apart.
+//! Orders are data. A [`Plan`] is a list of stages; each stage is carried out by one plane before the next begins.
+//!
+//! ```text
+//!   add:     sets (who may pass)  ->  IPVS (who answers)  ->  addresses and routes (who is asked)
+//!   remove:  port leaves its set  ->  IPVS  ->  addresses and routes  ->  address leaves its set  ->  UDP flows
+//! ```
+//!
+//! So every prefix of a plan is safe: an address is never asked before its virtual server answers, and what is being
+//! removed is shut before it is taken apart. Inside a virtual server new destinations come before old ones go.
 
+mod diff;
+pub mod model;
 mod ops;
+#[cfg(test)]
+mod tests;
 
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+
+pub use model::Observed;
 pub use ops::{Backend, FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, Sysctl, UdpFlow};
+
+use crate::desired::{Changes, Desired, Destination, SetElement, VirtualKey};
+use diff::Builder;
+
+/// Orders for one plane, carried out together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Firewall(Vec<FirewallOp>),
+    Ipvs(Vec<IpvsOp>),
+    Net(Vec<NetOp>),
+    Conntrack(Vec<UdpFlow>),
+}
+
+impl Stage {
+    pub fn len(&self) -> usize {
+        match self {
+            Stage::Firewall(ops) => ops.len(),
+            Stage::Ipvs(ops) => ops.len(),
+            Stage::Net(ops) => ops.len(),
+            Stage::Conntrack(flows) => flows.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Non-empty stages in the order in which they must be carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub stages: Vec<Stage>,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// Number of orders.
+    pub fn len(&self) -> usize {
+        self.stages.iter().map(Stage::len).sum()
+    }
+}
+
+/// What may be removed, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Guard<'a> {
+    /// The view of the cluster is complete: what nobody wants may go. Otherwise orders only add.
+    pub deletions: bool,
+    /// Destinations are drained (weight 0) before they go; these have been drained long enough. `None`: no draining.
+    pub drained: Option<&'a BTreeSet<(VirtualKey, Destination)>>,
+    /// `--excluded-cidrs`: virtual servers in here are never removed.
+    pub excluded: &'a [IpNet],
+}
+
+/// Orders for the keys that changed, leaving everything else unread.
+pub fn plan_changes(changes: &Changes, desired: &Desired, observed: &Observed, guard: Guard<'_>) -> Plan {
+    let mut builder = Builder::new(desired, observed, guard);
+    let mut addresses: BTreeSet<IpAddr> = changes.vips.clone();
+    for key in &changes.servers {
+        builder.server(key);
+        builder.element(SetElement::ServicePort(*key));
+        addresses.insert(key.address);
+    }
+    for address in addresses {
+        builder.vip(address);
+        builder.element(SetElement::ServiceIp(address));
+    }
+    for hairpin in &changes.hairpins {
+        builder.element(SetElement::Hairpin(*hairpin));
+    }
+    builder.finish()
+}
+
+/// Orders for everything that differs.
+pub fn plan_full(desired: &Desired, observed: &Observed, guard: Guard<'_>) -> Plan {
+    let mut builder = Builder::new(desired, observed, guard);
+    builder.ruleset();
+    builder.link();
+    let wanted: BTreeSet<VirtualKey> = desired.table.servers().map(|(key, _, _)| *key).collect();
+    for key in wanted.union(&observed.ipvs.servers.keys().copied().collect()) {
+        builder.server(key);
+    }
+    for mark in &observed.ipvs.marks {
+        builder.foreign_mark(*mark);
+    }
+    let mut addresses: BTreeSet<IpAddr> = desired.table.vips().copied().collect();
+    addresses.extend(&observed.net.dummy_addresses);
+    addresses.extend(observed.net.local_routes.keys());
+    for address in addresses {
+        builder.vip(address);
+    }
+    let mut elements: BTreeSet<SetElement> = desired.elements().collect();
+    elements.extend(&observed.firewall.nft);
+    elements.extend(&observed.firewall.ipset);
+    for element in elements {
+        builder.element(element);
+    }
+    builder.finish()
+}
+
+/// Orders that remove exactly what is ours (`--cleanup-config`).
+///
+/// IPVS entries carry no owner. Ours are: a virtual server whose address is on kube-dummy-if or that is written down in
+/// our sets (nftables `svip-prt`, ipset kube-router-svip-prt; the latter is also where the original writes its own),
+/// unless its address is in an excluded CIDR.
+pub fn plan_cleanup(observed: &Observed, excluded: &[IpNet]) -> Plan {
+    let recorded = |key: &VirtualKey| {
+        let element = SetElement::ServicePort(*key);
+        observed.firewall.nft.contains(&element) || observed.firewall.ipset.contains(&element)
+    };
+    let ours = observed
+        .ipvs
+        .servers
+        .keys()
+        .filter(|key| observed.net.dummy_addresses.contains(&key.address) || recorded(key))
+        .filter(|key| !excluded.iter().any(|cidr| cidr.contains(&key.address)))
+        .map(|key| IpvsOp::DeleteServer { key: *key })
+        .collect();
+    let mut stages = vec![Stage::Ipvs(ours)];
+    if observed.net.dummy_exists {
+        stages.push(Stage::Net(vec![NetOp::DeleteDummy]));
+    }
+    if observed.firewall.tables_exist || observed.firewall.ipsets_any {
+        stages.push(Stage::Firewall(vec![FirewallOp::DeleteAll]));
+    }
+    stages.retain(|stage| !stage.is_empty());
+    Plan { stages }
+}

@@ -79,6 +79,8 @@ pub enum NetOp {
 /// Links, addresses and routes as far as the proxy cares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedNet {
+    /// kube-dummy-if exists.
+    pub dummy_exists: bool,
     /// kube-dummy-if exists and is up.
     pub dummy_up: bool,
     /// Addresses on kube-dummy-if without IPv6 link-local ones.
@@ -116,8 +118,12 @@ pub enum FirewallOp {
 pub struct ObservedFirewall {
     /// Our chains hold exactly the rules of this ruleset; `None`: missing, changed by somebody, or of another version.
     pub ruleset: Option<Ruleset>,
+    /// Our nftables table with all its sets exists (whatever its chains hold).
+    pub tables_exist: bool,
     /// All mirrored ipsets of both families exist with the right type.
     pub ipsets_exist: bool,
+    /// At least one of them exists.
+    pub ipsets_any: bool,
     pub nft: BTreeSet<SetElement>,
     pub ipset: BTreeSet<SetElement>,
 }
