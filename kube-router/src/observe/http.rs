@@ -47,9 +47,7 @@ pub struct Endpoint {
 pub fn bind(config: &HttpConfig) -> Result<Vec<Endpoint>, BindError> {
     // "metrics" and "/metrics" are the same wish.
     let path = format!("/{}", config.metrics_path.trim_start_matches('/'));
-    let bind = |flags, address| {
-        listen(address).map_err(|source| BindError::Address { flags, address, source })
-    };
+    let bind = |flags, address| listen(address).map_err(|source| BindError::Address { flags, address, source });
     let mut endpoints = Vec::new();
     if let Some(address) = config.health {
         let metrics = (config.metrics == config.health).then(|| path.clone());
@@ -98,8 +96,7 @@ fn healthz(pulse: &Pulse) -> Response<Body> {
 
 fn readyz(pulse: &Pulse) -> Response<Body> {
     let readiness = pulse.readiness();
-    let status =
-        if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     plain(status, format!("{readiness}\n"))
 }
 

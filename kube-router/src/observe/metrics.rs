@@ -12,8 +12,7 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 use super::{Pulse, process::ProcessCollector};
@@ -110,7 +109,8 @@ impl Metrics {
         );
         add(r, export_time.clone());
 
-        let writes = int_counters(r, "kube_router_kernel_writes_total", "Orders carried out by the kernel.", &["plane"]);
+        let writes =
+            int_counters(r, "kube_router_kernel_writes_total", "Orders carried out by the kernel.", &["plane"]);
         let failures =
             int_counters(r, "kube_router_sync_failures_total", "Syncs in which a plane refused something.", &["plane"]);
         let scrape_failures = int_counters(
@@ -135,8 +135,11 @@ impl Metrics {
                 "Unix time of the last sync without a failure; 0 before the first.",
             )),
         );
-        let drain_queue =
-            int_gauge(r, "kube_router_drain_queue_length", "Destinations that finish their connections before removal.");
+        let drain_queue = int_gauge(
+            r,
+            "kube_router_drain_queue_length",
+            "Destinations that finish their connections before removal.",
+        );
         let requests_in_flight = int_gauge(r, "promhttp_metric_handler_requests_in_flight", "Scrapes being answered.");
         let health_check_ports =
             int_gauges(r, "kube_router_health_check_ports", "Health-check node ports of services.", &["state"]);

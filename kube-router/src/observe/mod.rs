@@ -24,6 +24,9 @@ pub mod socket_client;
 pub mod table;
 pub mod traffic;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64},

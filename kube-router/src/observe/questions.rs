@@ -84,10 +84,7 @@ mod tests {
             sender.send(vec![("Service a/b".into(), "BadIP".into(), "no".into())]).unwrap();
         });
         let rows = questions.problems(Duration::from_secs(2)).await.unwrap();
-        assert_eq!(
-            rows,
-            [ProblemRow { subject: "Service a/b".into(), reason: "BadIP".into(), text: "no".into() }]
-        );
+        assert_eq!(rows, [ProblemRow { subject: "Service a/b".into(), reason: "BadIP".into(), text: "no".into() }]);
         answering.await.unwrap();
     }
 }

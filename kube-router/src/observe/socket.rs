@@ -176,9 +176,7 @@ async fn respond(request: &Parts, questions: &Questions) -> Response<Body> {
     match request.uri.path() {
         SERVICES_PATH => json(questions.services(ANSWER_WAIT).await),
         PROBLEMS_PATH => json(questions.problems(ANSWER_WAIT).await),
-        VERSION_PATH => {
-            json(Ok(VersionRow { version: version::VERSION.into(), compiler: version::COMPILER.into() }))
-        }
+        VERSION_PATH => json(Ok(VersionRow { version: version::VERSION.into(), compiler: version::COMPILER.into() })),
         _ => not_found(),
     }
 }

@@ -71,9 +71,7 @@ async fn exchange(socket: &Path, path: &'static str) -> Result<Bytes, ClientErro
     let (_, answer) = tokio::join!(connection, answer);
     match answer? {
         (StatusCode::OK, body) => Ok(body),
-        (status, body) => {
-            Err(ClientError::Declined { status, reason: String::from_utf8_lossy(&body).trim().into() })
-        }
+        (status, body) => Err(ClientError::Declined { status, reason: String::from_utf8_lossy(&body).trim().into() }),
     }
 }
 

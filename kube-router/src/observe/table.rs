@@ -85,13 +85,9 @@ mod tests {
         affinity.persistence_s = Some(10800);
         affinity.scheduler = "mh".into();
         affinity.sched_flags = vec!["mh-fallback".into()];
-        let destination = |address: &str, weight, draining| DestinationRow {
-            address: address.parse().unwrap(),
-            weight,
-            draining,
-        };
-        affinity.destinations =
-            vec![destination("[fd00::10]:8080", 1, false), destination("[fd00::11]:8080", 0, true)];
+        let destination =
+            |address: &str, weight, draining| DestinationRow { address: address.parse().unwrap(), weight, draining };
+        affinity.destinations = vec![destination("[fd00::10]:8080", 1, false), destination("[fd00::11]:8080", 0, true)];
         let mut unnamed = row("a", "10.1.0.1", 80);
         unnamed.port_name = String::new();
         let table = services(&[row("web-frontend", "10.1.0.1", 443), affinity, unnamed]);

@@ -179,8 +179,7 @@ pub(super) mod tests {
         let kernel = BTreeMap::from([(key("fd00::1", 80), stats), (key("192.0.2.9", 25), stats)]);
         let rows = [row("plain", "fd00::1", 80), row("not-in-kernel", "10.96.0.2", 80)];
         let text = text(&Traffic::new(&rows, &kernel));
-        let labels =
-            r#"{port="80",protocol="tcp",service_name="plain",service_vip="fd00::1",svc_namespace="web"}"#;
+        let labels = r#"{port="80",protocol="tcp",service_name="plain",service_vip="fd00::1",svc_namespace="web"}"#;
         for (name, kind, value) in [
             ("total_connections", "counter", 1),
             ("packets_in", "counter", 2),
