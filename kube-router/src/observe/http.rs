@@ -3,7 +3,14 @@
 //! In: two optional addresses. They are bound at once, before the first sync, so that a taken port is an error at
 //! start; one address given for both serves both. Any method is answered, other paths are 404.
 
-use std::{io, net::SocketAddr, net::TcpListener, sync::Arc};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use axum::{Router, body::Body, extract::Request, http::StatusCode, response::Response};
 use tracing::error;
@@ -69,9 +76,10 @@ impl Endpoint {
     pub(super) fn router(&self, pulse: &Arc<Pulse>, scraper: &Arc<Scraper>) -> Router {
         let (health, metrics) = (self.health, self.metrics.clone());
         let (pulse, scraper) = (Arc::clone(pulse), Arc::clone(scraper));
+        let said = Arc::new(AtomicBool::new(false));
         Router::new().fallback(move |request: Request| async move {
             match request.uri().path() {
-                HEALTH_PATH if health => healthz(&pulse),
+                HEALTH_PATH if health => healthz(&pulse, &said),
                 READY_PATH if health => readyz(&pulse),
                 path if metrics.as_deref() == Some(path) => scrape(&scraper).await,
                 _ => not_found(),
@@ -80,18 +88,17 @@ impl Endpoint {
     }
 }
 
-fn healthz(pulse: &Pulse) -> Response<Body> {
-    match pulse.health(clock::uptime_ms()) {
-        Health::Alive => plain(StatusCode::OK, "OK\n"),
-        Health::Stuck(silent) => {
-            error!(silent_s = silent.as_secs(), "the reconcile loop makes no progress");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "Unhealthy")
-        }
-        Health::Dead => {
-            error!("the reconcile loop has ended");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "Unhealthy")
-        }
+/// `said`: the present trouble is in the log already; probes come every few seconds.
+fn healthz(pulse: &Pulse, said: &AtomicBool) -> Response<Body> {
+    let health = pulse.health(clock::uptime_ms());
+    if health == Health::Alive {
+        said.store(false, Relaxed);
+        return plain(StatusCode::OK, "OK\n");
     }
+    if !said.swap(true, Relaxed) {
+        error!(?health, "the reconcile loop is not alive");
+    }
+    plain(StatusCode::INTERNAL_SERVER_ERROR, "Unhealthy")
 }
 
 fn readyz(pulse: &Pulse) -> Response<Body> {

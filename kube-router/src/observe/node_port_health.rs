@@ -39,7 +39,11 @@ const RETRY: Duration = Duration::from_secs(30);
 const PLACES: usize = 16;
 
 /// Follows `wanted` until its sender is gone; dropping this closes every port.
-pub async fn run(mut wanted: watch::Receiver<Ports>, metrics: Arc<Metrics>) {
+pub async fn run(wanted: watch::Receiver<Ports>, metrics: Arc<Metrics>) {
+    follow(wanted, &metrics, RETRY).await;
+}
+
+async fn follow(mut wanted: watch::Receiver<Ports>, metrics: &Metrics, retry: Duration) {
     let mut servers = Servers::default();
     loop {
         let ports = wanted.borrow_and_update().clone();
@@ -47,7 +51,7 @@ pub async fn run(mut wanted: watch::Receiver<Ports>, metrics: Arc<Metrics>) {
         metrics.set_health_check_ports(servers.open.len(), servers.failed.len());
         let changed = tokio::select! {
             changed = wanted.changed() => changed,
-            () = sleep(RETRY), if !servers.failed.is_empty() => Ok(()),
+            () = sleep(retry), if !servers.failed.is_empty() => Ok(()),
         };
         if changed.is_err() {
             return;
@@ -120,5 +124,31 @@ fn judge(endpoints: usize) -> Response<Body> {
     match endpoints {
         0 => plain(StatusCode::SERVICE_UNAVAILABLE, "No Service Endpoints Found\n"),
         count => plain(StatusCode::OK, format!("{count} Service Endpoints found\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_tried_again_without_any_change() {
+        let taken = listen_everywhere(0).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let (_sender, wanted) = watch::channel(Ports::from([(port, 1)]));
+        let metrics = Metrics::new(true);
+        let watching = async {
+            // Some retries fail while the port is taken.
+            sleep(Duration::from_millis(50)).await;
+            drop(taken);
+            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = follow(wanted, &metrics, Duration::from_millis(10)) => panic!("ended early"),
+            () = watching => {}
+            () = sleep(Duration::from_secs(5)) => panic!("never had the port"),
+        }
     }
 }

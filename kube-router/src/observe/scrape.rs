@@ -4,7 +4,10 @@
 //! turns, so a kernel that does not answer holds one worker thread and not one per scrape.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,13 +34,19 @@ pub enum ScrapeError {
     Panicked,
 }
 
+/// The kernel's counts, and whether reading them failed last time (said once, then counted only).
+struct Kernel {
+    source: Mutex<Box<dyn StatsSource>>,
+    failing: AtomicBool,
+}
+
 /// Everything one scrape needs.
 pub struct Scraper {
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     questions: Questions,
     /// `None`: the service proxy does not run.
-    stats: Option<Arc<Mutex<Box<dyn StatsSource>>>>,
+    stats: Option<Arc<Kernel>>,
     turn: Arc<Semaphore>,
 }
 
@@ -48,7 +57,8 @@ impl Scraper {
         questions: Questions,
         stats: Option<Box<dyn StatsSource>>,
     ) -> Scraper {
-        let stats = stats.map(|source| Arc::new(Mutex::new(source)));
+        let stats =
+            stats.map(|source| Arc::new(Kernel { source: Mutex::new(source), failing: AtomicBool::new(false) }));
         Scraper { metrics, pulse, questions, stats, turn: Arc::new(Semaphore::new(1)) }
     }
 
@@ -70,8 +80,8 @@ impl Scraper {
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| ScrapeError::Busy)?;
         let services = match &self.stats {
             None => None,
-            Some(source) => match self.questions.services(SERVICES_WAIT).await {
-                Ok(rows) => Some((Arc::clone(source), rows)),
+            Some(kernel) => match self.questions.services(SERVICES_WAIT).await {
+                Ok(rows) => Some((Arc::clone(kernel), rows)),
                 Err(reason) => {
                     debug!(%reason, "metrics without per-service numbers");
                     self.metrics.scrape_failed(ScrapePart::Services);
@@ -82,7 +92,7 @@ impl Scraper {
         let (metrics, pulse) = (Arc::clone(&self.metrics), Arc::clone(&self.pulse));
         let work = spawn_blocking(move || {
             let _turn = turn;
-            let traffic = services.and_then(|(source, rows)| read_traffic(&metrics, &source, &rows));
+            let traffic = services.and_then(|(kernel, rows)| kernel.traffic(&metrics, &rows));
             metrics.set_watches(&pulse);
             write(&metrics, traffic.as_ref())
         });
@@ -90,20 +100,25 @@ impl Scraper {
     }
 }
 
-fn read_traffic(metrics: &Metrics, source: &Mutex<Box<dyn StatsSource>>, rows: &[ServiceRow]) -> Option<Traffic> {
-    let start = Instant::now();
-    // A source that panicked once may work again.
-    let stats = source.lock().unwrap_or_else(PoisonError::into_inner).server_stats();
-    match stats {
-        Ok(stats) => {
-            let traffic = Traffic::new(rows, &stats);
-            metrics.exported(start.elapsed());
-            Some(traffic)
-        }
-        Err(error) => {
-            warn!(%error, "metrics without per-service numbers");
-            metrics.scrape_failed(ScrapePart::Kernel);
-            None
+impl Kernel {
+    fn traffic(&self, metrics: &Metrics, rows: &[ServiceRow]) -> Option<Traffic> {
+        let start = Instant::now();
+        // A source that panicked once may work again.
+        let stats = self.source.lock().unwrap_or_else(PoisonError::into_inner).server_stats();
+        match stats {
+            Ok(stats) => {
+                let traffic = Traffic::new(rows, &stats);
+                metrics.exported(start.elapsed());
+                self.failing.store(false, Relaxed);
+                Some(traffic)
+            }
+            Err(error) => {
+                if !self.failing.swap(true, Relaxed) {
+                    warn!(%error, "metrics go without per-service numbers");
+                }
+                metrics.scrape_failed(ScrapePart::Kernel);
+                None
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
-            net::{UnixListener as StdListener, UnixStream as StdStream},
+            net::UnixListener as StdListener,
         },
     },
     path::{Path, PathBuf},
@@ -117,11 +117,20 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         Ok(metadata) if !metadata.file_type().is_socket() => return Err(SocketError::NotASocket(path.into())),
         Ok(_) => {}
     }
-    match StdStream::connect(path) {
+    match knock(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io),
+        // A living listener whose queue is full.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SocketError::Taken(path.into())),
         Err(error) => Err(io(error)),
-        Ok(_) => Err(SocketError::Taken(path.into())),
+        Ok(()) => Err(SocketError::Taken(path.into())),
     }
+}
+
+/// Connects without waiting.
+fn knock(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }
 
 /// The file appears with its final mode: bind(2) gives it the mode of the socket's own inode (net/unix/af_unix.c).
