@@ -1,12 +1,43 @@
 //! Showing everything out: metrics, health, the status socket, the recorder. Nothing here decides anything.
+//!
+//! The answers that only the reconcile loop knows are asked of it ([`Query`], [`questions`]) with a bounded wait; all
+//! else is read from atomics ([`Pulse`], [`Metrics`]) or from the kernel. [`server`] runs on a thread of its own, so
+//! that a busy, stuck or dead loop can neither delay nor silence `/healthz`.
+//!
+//! ```text
+//! reconcile loop --Pulse, Metrics--> server thread --http--> kubelet, Prometheus, load balancers (node_port_health)
+//!       ^--------------Query------------'   `--unix socket--> kube-router dump
+//! ```
+
+pub mod health;
+pub mod http;
+pub mod listen;
+pub mod metrics;
+pub mod node_port_health;
+pub mod process;
+pub mod questions;
+pub mod scrape;
+pub mod serve;
+pub mod server;
+pub mod socket;
+pub mod socket_client;
+pub mod table;
+pub mod traffic;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicU64},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+
+pub use metrics::{Metrics, Plane};
+pub use questions::Questions;
+pub use traffic::StatsSource;
 
 use crate::objects::{ObjectKey, Protocol};
 
@@ -44,7 +75,17 @@ pub struct DestinationRow {
     pub draining: bool,
 }
 
+/// A standing problem as the status socket shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemRow {
+    pub subject: String,
+    pub reason: String,
+    pub text: String,
+}
+
 /// The reconcile loop's pulse: alive means idle, or busy with progress made lately. A long sync is not death.
+///
+/// The loop writes it and the servers read it through the methods in [`health`]; nobody waits for anybody.
 #[derive(Debug, Default)]
 pub struct Pulse {
     /// The loop waits for events.
@@ -55,4 +96,8 @@ pub struct Pulse {
     pub dead: AtomicBool,
     /// The first full sync is through.
     pub ready: AtomicBool,
+    /// Kinds of object that this agent watches: one bit per `Kind`.
+    pub watched: AtomicU8,
+    /// Of these, the kinds whose full list is through.
+    pub complete: AtomicU8,
 }

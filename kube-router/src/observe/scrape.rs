@@ -1,0 +1,134 @@
+//! One scrape: collect what the different owners know, bounded in time, and write it as Prometheus text.
+//!
+//! A scrape never fails because one owner is slow: it goes without that part and counts the omission. Scrapes take
+//! turns, so a kernel that does not answer holds one worker thread and not one per scrape.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus::TextEncoder;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tracing::{debug, warn};
+
+use super::{Metrics, Pulse, Questions, ServiceRow, StatsSource, metrics::ScrapePart, traffic::Traffic};
+
+/// How long a scrape waits for the reconcile loop to name our services.
+pub const SERVICES_WAIT: Duration = Duration::from_secs(2);
+/// How long a scrape waits for its turn and for everything else; Prometheus itself gives up after 10 s by default.
+const SCRAPE_WAIT: Duration = Duration::from_secs(8);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ScrapeError {
+    /// Ask again later.
+    #[error("another scrape is still running, or the kernel does not answer")]
+    Busy,
+    /// The text could not be made.
+    #[error("the metrics could not be written: {0}")]
+    Encode(#[from] prometheus::Error),
+    #[error("collecting the metrics ended in a panic")]
+    Panicked,
+}
+
+/// The kernel's counts, and whether reading them failed last time (said once, then counted only).
+struct Kernel {
+    source: Mutex<Box<dyn StatsSource>>,
+    failing: AtomicBool,
+}
+
+/// Everything one scrape needs.
+pub struct Scraper {
+    metrics: Arc<Metrics>,
+    pulse: Arc<Pulse>,
+    questions: Questions,
+    /// `None`: the service proxy does not run.
+    stats: Option<Arc<Kernel>>,
+    turn: Arc<Semaphore>,
+}
+
+impl Scraper {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        pulse: Arc<Pulse>,
+        questions: Questions,
+        stats: Option<Box<dyn StatsSource>>,
+    ) -> Scraper {
+        let stats =
+            stats.map(|source| Arc::new(Kernel { source: Mutex::new(source), failing: AtomicBool::new(false) }));
+        Scraper { metrics, pulse, questions, stats, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// The whole text in the exposition format 0.0.4.
+    pub async fn scrape(&self) -> Result<String, ScrapeError> {
+        self.metrics.requests_in_flight.inc();
+        let outcome = timeout(SCRAPE_WAIT, self.in_turn()).await.unwrap_or(Err(ScrapeError::Busy));
+        self.metrics.requests_in_flight.dec();
+        self.metrics.scrape_answered(match &outcome {
+            Ok(_) => 200,
+            Err(ScrapeError::Busy) => 503,
+            Err(_) => 500,
+        });
+        outcome
+    }
+
+    async fn in_turn(&self) -> Result<String, ScrapeError> {
+        // Never closed; and the work below keeps the turn even when this future is dropped.
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| ScrapeError::Busy)?;
+        let services = match &self.stats {
+            None => None,
+            Some(kernel) => match self.questions.services(SERVICES_WAIT).await {
+                Ok(rows) => Some((Arc::clone(kernel), rows)),
+                Err(reason) => {
+                    debug!(%reason, "metrics without per-service numbers");
+                    self.metrics.scrape_failed(ScrapePart::Services);
+                    None
+                }
+            },
+        };
+        let (metrics, pulse) = (Arc::clone(&self.metrics), Arc::clone(&self.pulse));
+        let work = spawn_blocking(move || {
+            let _turn = turn;
+            let traffic = services.and_then(|(kernel, rows)| kernel.traffic(&metrics, &rows));
+            metrics.set_watches(&pulse);
+            write(&metrics, traffic.as_ref())
+        });
+        work.await.map_err(|_| ScrapeError::Panicked)?
+    }
+}
+
+impl Kernel {
+    fn traffic(&self, metrics: &Metrics, rows: &[ServiceRow]) -> Option<Traffic> {
+        let start = Instant::now();
+        // A source that panicked once may work again.
+        let stats = self.source.lock().unwrap_or_else(PoisonError::into_inner).server_stats();
+        match stats {
+            Ok(stats) => {
+                let traffic = Traffic::new(rows, &stats);
+                metrics.exported(start.elapsed());
+                self.failing.store(false, Relaxed);
+                Some(traffic)
+            }
+            Err(error) => {
+                if !self.failing.swap(true, Relaxed) {
+                    warn!(%error, "metrics go without per-service numbers");
+                }
+                metrics.scrape_failed(ScrapePart::Kernel);
+                None
+            }
+        }
+    }
+}
+
+fn write(metrics: &Metrics, traffic: Option<&Traffic>) -> Result<String, ScrapeError> {
+    let encoder = TextEncoder::new();
+    let mut text = String::new();
+    encoder.encode_utf8(&metrics.gather(), &mut text)?;
+    for family in traffic.into_iter().flat_map(Traffic::families) {
+        encoder.encode_utf8(&[family], &mut text)?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,120 @@
+//! Text tables for people: aligned columns, one line per virtual server, its destinations below it.
+
+use std::{borrow::Cow, fmt::Write, net::SocketAddr};
+
+use super::{DestinationRow, ServiceRow};
+
+const HEADINGS: [&str; 6] = ["SERVICE", "PORT NAME", "ORIGIN", "VIRTUAL SERVER", "SCHEDULER", "DESTINATIONS"];
+/// Between columns.
+const GAP: usize = 2;
+
+/// The table of `kube-router dump services`, sorted by service, then virtual server.
+pub fn services(rows: &[ServiceRow]) -> String {
+    let mut rows: Vec<&ServiceRow> = rows.iter().collect();
+    rows.sort_by_key(|row| (&row.service, row.address, row.protocol, row.port));
+    let lines: Vec<[Cow<'_, str>; 6]> = rows.iter().map(|row| columns(row)).collect();
+    let widths: [usize; 6] = std::array::from_fn(|column| {
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
+    });
+    let mut text = String::new();
+    write_line(&mut text, &HEADINGS, &widths);
+    for (row, line) in rows.iter().zip(&lines) {
+        write_line(&mut text, line, &widths);
+        for destination in &row.destinations {
+            write_destination(&mut text, destination);
+        }
+    }
+    text
+}
+
+fn columns(row: &ServiceRow) -> [Cow<'_, str>; 6] {
+    [
+        printable(row.service.to_string().into()),
+        if row.port_name.is_empty() { "-".into() } else { printable((&row.port_name).into()) },
+        printable((&row.origin).into()),
+        format!("{} {}", row.protocol, SocketAddr::new(row.address, row.port)).into(),
+        scheduler(row).into(),
+        row.destinations.len().to_string().into(),
+    ]
+}
+
+/// As ipvsadm says it: `mh mh-fallback persistent 10800`.
+fn scheduler(row: &ServiceRow) -> String {
+    let mut text = row.scheduler.clone();
+    for flag in &row.sched_flags {
+        text.push(' ');
+        text.push_str(flag);
+    }
+    if let Some(seconds) = row.persistence_s {
+        // Writing to a String cannot fail.
+        let _ = write!(text, " persistent {seconds}");
+    }
+    text
+}
+
+fn write_destination(text: &mut String, destination: &DestinationRow) {
+    let DestinationRow { address, weight, draining } = destination;
+    let draining = if *draining { " draining" } else { "" };
+    let _ = writeln!(text, "  -> {address} weight {weight}{draining}");
+}
+
+fn write_line<C: AsRef<str>>(text: &mut String, cells: &[C], widths: &[usize]) {
+    let start = text.len();
+    for (cell, width) in cells.iter().zip(widths) {
+        let width = width + GAP;
+        let _ = write!(text, "{:<width$}", cell.as_ref());
+    }
+    text.truncate(start + text[start..].trim_end().len());
+    text.push('\n');
+}
+
+/// Names may come from a file that nobody validated: a control character must not reach the terminal.
+fn printable(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) { text.escape_debug().to_string().into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::traffic::tests::row;
+
+    #[test]
+    fn columns_line_up_and_rows_are_sorted() {
+        let mut affinity = row("affinity", "fd00:10:96::106", 443);
+        affinity.persistence_s = Some(10800);
+        affinity.scheduler = "mh".into();
+        affinity.sched_flags = vec!["mh-fallback".into()];
+        let destination =
+            |address: &str, weight, draining| DestinationRow { address: address.parse().unwrap(), weight, draining };
+        affinity.destinations = vec![destination("[fd00::10]:8080", 1, false), destination("[fd00::11]:8080", 0, true)];
+        let mut unnamed = row("a", "10.1.0.1", 80);
+        unnamed.port_name = String::new();
+        let table = services(&[row("web-frontend", "10.1.0.1", 443), affinity, unnamed]);
+        assert_eq!(
+            table,
+            "\
+SERVICE           PORT NAME  ORIGIN     VIRTUAL SERVER             SCHEDULER                        DESTINATIONS
+web/a             -          ClusterIP  tcp 10.1.0.1:80            rr                               0
+web/affinity      http       ClusterIP  tcp [fd00:10:96::106]:443  mh mh-fallback persistent 10800  2
+  -> [fd00::10]:8080 weight 1
+  -> [fd00::11]:8080 weight 0 draining
+web/web-frontend  http       ClusterIP  tcp 10.1.0.1:443           rr                               0
+"
+        );
+    }
+
+    #[test]
+    fn no_control_character_reaches_the_terminal() {
+        let mut nasty = row("x\u{1b}[2J", "10.1.0.1", 443);
+        nasty.port_name = "\n".into();
+        let table = services(&[nasty]);
+        assert_eq!(table.lines().count(), 2);
+        assert!(!table.contains('\u{1b}'), "{table:?}");
+    }
+
+    #[test]
+    fn nothing_is_a_heading() {
+        assert_eq!(services(&[]), format!("{}\n", HEADINGS.join("  ")));
+    }
+}
