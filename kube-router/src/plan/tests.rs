@@ -41,7 +41,12 @@ fn service() -> impl Strategy<Value = Option<ServiceState>> {
             let vips = frontends.keys().map(|key| key.address).collect();
             let hairpins = frontends
                 .keys()
-                .map(|key| Hairpin { pod: [10, 244, 0, 1].into(), vip: key.address, protocol: key.protocol, port: key.port })
+                .map(|key| Hairpin {
+                    pod: [10, 244, 0, 1].into(),
+                    vip: key.address,
+                    protocol: key.protocol,
+                    port: key.port,
+                })
                 .collect();
             ServiceState { created_s, frontends, vips, hairpins, health_check: None }
         }),
