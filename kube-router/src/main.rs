@@ -6,7 +6,8 @@ use kube_router::cli::{self, Command, Facts, Parsed, logging, version};
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
-    let environment = cli::ENVIRONMENT.iter().filter_map(|&name| Some((name.to_owned(), env::var(name).ok()?))).collect();
+    let environment =
+        cli::ENVIRONMENT.iter().filter_map(|&name| Some((name.to_owned(), env::var(name).ok()?))).collect();
     let facts = Facts {
         uid: nix::unistd::geteuid().as_raw(),
         hostname: fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim_end().to_owned()),

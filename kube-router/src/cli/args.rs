@@ -6,7 +6,8 @@
 //! flag takes it whatever it looks like (`--kubeconfig --x`), and words between flags are collected, not refused.
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command, builder::ValueParser,
+    Arg, ArgAction, ArgMatches, Command,
+    builder::ValueParser,
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 
@@ -73,8 +74,16 @@ fn command() -> Command {
     Command::new("kube-router").no_binary_name(true).disable_help_flag(true).disable_version_flag(true).arg(words)
 }
 
-/// A command line of all the agent's flags. `output`: with `-o`/`--output`, whose last value is the third item.
-pub fn read_flags(args: &[String], output: bool) -> Result<(Flags, Vec<String>, Option<String>), UsageError> {
+/// A command line of the agent's flags.
+pub struct Line {
+    pub flags: Flags,
+    pub words: Vec<String>,
+    /// The last value of `-o`, where there is such a flag.
+    pub output: Option<String>,
+}
+
+/// Reads all of the agent's flags, and `-o`/`--output` too if `output`.
+pub fn read_flags(args: &[String], output: bool) -> Result<Line, UsageError> {
     let mut command = command().args(TABLE.iter().map(|flag| (flag.arg)(flag)));
     if output {
         command = command.arg(bare("output", Some('o'), false));
@@ -82,7 +91,7 @@ pub fn read_flags(args: &[String], output: bool) -> Result<(Flags, Vec<String>, 
     let mut matches = command.try_get_matches_from(args).map_err(|error| translate(&error, args))?;
     let words = words(&mut matches);
     let output = if output { last(&mut matches, "output") } else { None };
-    Ok((Flags::take(&mut matches), words, output))
+    Ok(Line { flags: Flags::take(&mut matches), words, output })
 }
 
 /// The few flags of `dump`.

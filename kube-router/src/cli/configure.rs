@@ -136,7 +136,11 @@ fn validated_ranges(flag: &str, items: &[String], ipv4: bool, ipv6: bool) -> Res
             IpNet::V4(_) => ("IPv4", ipv4),
             IpNet::V6(_) => ("IPv6", ipv6),
         };
-        if enabled { Ok(net) } else { Err(format!("{family} CIDR {item} specified in --{flag} while {family} is disabled")) }
+        if enabled {
+            Ok(net)
+        } else {
+            Err(format!("{family} CIDR {item} specified in --{flag} while {family} is disabled"))
+        }
     };
     let nets: Result<Vec<IpNet>, String> = items.iter().map(check).collect();
     nets.or_else(|what| failed(format!("failed to create service IP validator: {what}")))

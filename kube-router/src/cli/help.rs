@@ -15,9 +15,9 @@ pub fn forms(program: &str) -> String {
     format!(
         "Usage of {program}:
   kube-router [flags]               run the agent on this node
-  kube-router plan [flags]          show what the agent would do here, and do nothing ('plan --help')
+  kube-router plan [flags]          show what the agent would change here ('plan --help')
   kube-router dump services         show the services of the running agent ('dump --help')
-  kube-router replay FILE [flags]   run recorded events through the agent's decisions ('replay --help')
+  kube-router replay FILE [flags]   run recorded events through the agent ('replay --help')
 "
     )
 }
@@ -27,9 +27,9 @@ pub fn agent(program: &str) -> String {
     let mut out = forms(program);
     out.push_str(&format!(
         "
-Flags are --name=value or --name value; true-or-false flags are --name or --name=false. Durations: 300ms,
-5s, 1m, 2h22m. Lists: commas, repeated flags, or both. Other flags: the last one counts.
-{LATER} marks what a coming release brings: asking for it refuses to start, the defaults start without it.
+Flags are --name=value or --name value; true-or-false flags are --name or --name=false. Durations:
+300ms, 5s, 1m, 2h22m. Lists: commas, repeated flags, or both. Of other flags the last one counts.
+{LATER} marks what a coming release brings: asking for it stops the start, defaults go without it.
 "
     ));
     for area in Area::ALL {
@@ -55,9 +55,8 @@ pub fn plan(program: &str) -> String {
         "Usage of {program} plan:
   kube-router plan --manifests=DIR --hostname-override=NODE [-o text|json] [flags]
 
-Reads the cluster's objects once, compares what this node should have with what it has, and prints the
-changes the agent would make, without making any. Takes all flags of the agent and needs no root where the
-kernel's state can be read without.
+Reads the cluster's objects once, compares what this node should have with what it has, and prints
+the changes the agent would make, without making any. Takes all flags of the agent.
 
   -o, --output string   text (default) or json
 "
@@ -84,8 +83,9 @@ pub fn replay(program: &str) -> String {
         "Usage of {program} replay:
   kube-router replay FILE [flags]
 
-Runs the events of a file written with --record through the agent's decisions and prints them. Touches
-nothing, needs no root and no API server. Give the flags and the --hostname-override of the recorded agent.
+Runs the events of a file written with --record through the agent's decisions and prints them.
+Touches nothing, needs no root and no API server. Give the flags and the --hostname-override of the
+recorded agent.
 "
     )
 }

@@ -39,7 +39,8 @@ impl Verbosity {
 pub fn init(verbosity: Verbosity, rust_log: Option<&str>) -> Option<String> {
     let (filter, complaint) = filter(verbosity, rust_log);
     let color = std::io::stderr().is_terminal();
-    let set = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).try_init();
+    let set =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).try_init();
     // Fails only if a log is set up already, which is as good.
     set.ok();
     complaint

@@ -28,7 +28,7 @@ mod tests;
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf};
 
-use args::UsageError;
+use args::{Line, UsageError};
 use flags::Flags;
 use later::Notice;
 use logging::Verbosity;
@@ -65,9 +65,18 @@ pub enum Command {
     Run(Box<Config>),
     /// `--cleanup-config`
     CleanupConfig(Box<Config>),
-    Plan { config: Box<Config>, output: OutputFormat },
-    DumpServices { socket: PathBuf, output: OutputFormat },
-    Replay { file: PathBuf, config: Box<Config> },
+    Plan {
+        config: Box<Config>,
+        output: OutputFormat,
+    },
+    DumpServices {
+        socket: PathBuf,
+        output: OutputFormat,
+    },
+    Replay {
+        file: PathBuf,
+        config: Box<Config>,
+    },
     /// The text, for standard error (where the original prints it); exit status 0.
     Help(String),
     /// The line, likewise.
@@ -149,7 +158,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, env: &Env, facts: &Facts)
         Some("replay") => (Form::Replay, &args[1..]),
         _ => (Form::Agent, &args[..]),
     };
-    let (flags, words, output) = args::read_flags(args, form == Form::Plan).map_err(usage)?;
+    let Line { flags, words, output } = args::read_flags(args, form == Form::Plan).map_err(usage)?;
     let level = go::parse_int32(&flags.verbosity)
         .map_err(|e| StartError(format!("failed to set log level to {}: {e}", go::quote(&flags.verbosity))))?;
     let done = |command, notices| Ok(Parsed { command, verbosity: Verbosity::from_level(level), notices });
@@ -165,7 +174,9 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, env: &Env, facts: &Facts)
         return done(Command::Version(version::line(&program)), Vec::new());
     }
     if form == Form::Agent && facts.uid != 0 {
-        return start("kube-router needs to be run with privileges to program IPVS, packet filter and addresses: run it as root");
+        return start(
+            "kube-router needs to be run with privileges to program IPVS, packet filter and addresses: run it as root",
+        );
     }
     let output = output_format(output)?;
     let file = words_for(form, words)?;
@@ -247,7 +258,8 @@ fn dump(program: &str, dump: args::DumpFlags) -> Result<Parsed, CliError> {
             Some((what, _)) => return start(format!("dump knows 'services', not '{what}'")),
             None => return start("dump needs to know what: 'dump services'"),
         }
-        let socket = dump.socket.filter(|socket| !socket.is_empty()).unwrap_or_else(|| flags::default("socket").to_owned());
+        let socket =
+            dump.socket.filter(|socket| !socket.is_empty()).unwrap_or_else(|| flags::default("socket").to_owned());
         Command::DumpServices { socket: socket.into(), output: output_format(dump.output)? }
     };
     Ok(Parsed { command, verbosity: Verbosity::Info, notices: Vec::new() })

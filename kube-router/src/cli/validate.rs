@@ -114,9 +114,7 @@ fn routing(flags: &Flags) -> Result<(), String> {
     if flags.peer_router_asns.len() != peers {
         return Err("invalid peer router config, the number of IPs and ASN numbers must be equal".into());
     }
-    for (name, count) in
-        [("ports", flags.peer_router_ports.len()), ("passwords", flags.peer_router_passwords.len())]
-    {
+    for (name, count) in [("ports", flags.peer_router_ports.len()), ("passwords", flags.peer_router_passwords.len())] {
         if count != 0 && count != peers {
             return Err(format!("invalid peer router config, the number of {name} must be zero or the number of IPs"));
         }
@@ -137,7 +135,7 @@ fn is_base64(text: &str) -> bool {
     let body: Vec<u8> = text.bytes().filter(|c| !matches!(c, b'\r' | b'\n')).collect();
     let padding = body.iter().rev().take_while(|&&c| c == b'=').count();
     let digits = &body[..body.len() - padding];
-    body.len() % 4 == 0
+    body.len().is_multiple_of(4)
         && padding <= 2
         && digits.iter().all(|&c| c.is_ascii_alphanumeric() || c == b'+' || c == b'/')
 }
@@ -161,7 +159,8 @@ mod tests {
         for good in ["30000-32767", "30000:40000", "0-1", "1-65535"] {
             assert_eq!(node_port_range(good), Ok(()), "{good}");
         }
-        for bad in ["", "1", "1-", "-1", "1--2", "a-b", "1-65536", "70000-80000", "2-2", "40000-30000", "1-2-3", "+1-2"] {
+        for bad in ["", "1", "1-", "-1", "1--2", "a-b", "1-65536", "70000-80000", "2-2", "40000-30000", "1-2-3", "+1-2"]
+        {
             assert!(node_port_range(bad).is_err(), "{bad}");
         }
     }
