@@ -268,7 +268,7 @@ impl Socket {
         message_type: u16,
         flags: u16,
         body: &impl Fn(&mut Vec<u8>),
-        each: &mut dyn FnMut(u16, &[u8]) -> Result<(), NlError>,
+        each: &mut Reader<'_>,
     ) -> Result<bool, NlError> {
         let sequence = self.send_one(message_type, flags | NLM_F_DUMP, body)?;
         let mut consistent = true;
@@ -326,6 +326,9 @@ impl Socket {
         }
     }
 }
+
+/// Takes one message of a dump: type and payload.
+type Reader<'a> = dyn FnMut(u16, &[u8]) -> Result<(), NlError> + 'a;
 
 struct Message<'a> {
     message_type: u16,
