@@ -12,7 +12,10 @@ pub mod attr;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
 
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 
@@ -218,6 +221,18 @@ impl Socket {
         Ok(())
     }
 
+    /// Hands every notification that waits on a socket that joined multicast groups to `each`; never blocks.
+    /// [`NlError::Socket`] with `ENOBUFS` says that some were lost.
+    pub fn drain_events(&mut self, mut each: impl FnMut(u16, &[u8])) -> Result<(), NlError> {
+        while self.receive(libc::MSG_DONTWAIT)? {
+            for message in Messages(&self.buffer) {
+                let message = message?;
+                each(message.message_type, message.payload);
+            }
+        }
+        Ok(())
+    }
+
     /// Sends one request that is answered by data, and hands each answer's type and payload to `each`.
     pub fn request(
         &mut self,
@@ -329,6 +344,13 @@ impl Socket {
 
 /// Takes one message of a dump: type and payload.
 type Reader<'a> = dyn FnMut(u16, &[u8]) -> Result<(), NlError> + 'a;
+
+/// For event loops that wait until notifications can be read.
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
 
 struct Message<'a> {
     message_type: u16,
