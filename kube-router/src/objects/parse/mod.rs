@@ -146,9 +146,7 @@ impl RawObject {
         let key = self.key(kind).map_err(|field| Rejection { kind, key: None, field })?;
         let mut ignored = Vec::new();
         let object = self.object(kind, key.clone(), &mut ignored);
-        object
-            .map(|object| Parsed { object, ignored })
-            .map_err(|field| Rejection { kind, key: Some(key), field })
+        object.map(|object| Parsed { object, ignored }).map_err(|field| Rejection { kind, key: Some(key), field })
     }
 
     fn object(&mut self, kind: Kind, key: ObjectKey, ignored: &mut Vec<BadField>) -> Result<Object, BadField> {

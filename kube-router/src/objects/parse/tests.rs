@@ -219,7 +219,10 @@ fn slice(rest: &str) -> Result<Parsed, Rejection> {
 #[test]
 fn a_slice_and_its_owner() {
     for (metadata, owner) in [
-        ("{name: a, labels: {kubernetes.io/service-name: s}, generateName: x-, ownerReferences: [{name: o}]}", Some("s")),
+        (
+            "{name: a, labels: {kubernetes.io/service-name: s}, generateName: x-, ownerReferences: [{name: o}]}",
+            Some("s"),
+        ),
         ("{name: a, labels: {kubernetes.io/service-name: ''}, ownerReferences: [{name: o, kind: Service}]}", Some("o")),
         ("{name: a, generateName: web-shop-, ownerReferences: [{name: o}, {name: p}]}", Some("web-shop")),
         ("{name: a, generateName: web-shop}", Some("web-shop")),
@@ -247,10 +250,7 @@ fn endpoints_of_a_slice() {
     assert!(slice.headless_label);
     assert_eq!(slice.address_type, AddressType::Ipv4);
     let ports: Vec<_> = slice.ports.iter().map(|p| (&*p.name, p.protocol, p.port)).collect();
-    assert_eq!(
-        ports,
-        [("http", Protocol::Tcp, Some(8080)), ("", Protocol::Tcp, None), ("zero", Protocol::Udp, None)]
-    );
+    assert_eq!(ports, [("http", Protocol::Tcp, Some(8080)), ("", Protocol::Tcp, None), ("zero", Protocol::Udp, None)]);
     let endpoints: Vec<_> = slice
         .endpoints
         .iter()
@@ -301,11 +301,9 @@ fn pod(rest: &str) -> crate::objects::Pod {
 
 #[test]
 fn pods() {
-    let full = pod(
-        "metadata: {name: p, namespace: web, labels: {app: x}}, spec: {nodeName: n1, hostNetwork: true, \
+    let full = pod("metadata: {name: p, namespace: web, labels: {app: x}}, spec: {nodeName: n1, hostNetwork: true, \
          terminationGracePeriodSeconds: 45, containers: [{name: c, ports: [{containerPort: 80}]}]}, \
-         status: {phase: Running, podIP: 10.0.0.9, podIPs: [{ip: 10.0.0.9}, {ip: 'fd00::9'}]}",
-    );
+         status: {phase: Running, podIP: 10.0.0.9, podIPs: [{ip: 10.0.0.9}, {ip: 'fd00::9'}]}");
     assert_eq!(full.ips, ips(&["10.0.0.9", "fd00::9"]));
     assert_eq!(full.labels.get("app").map(|value| &**value), Some("x"));
     assert_eq!((full.node.as_deref(), full.host_network, full.completed), (Some("n1"), true, false));
@@ -320,9 +318,8 @@ fn pods() {
         ("deletionTimestamp: null", -1, 1),
         ("deletionTimestamp: ''", 0, 0),
     ] {
-        let pod = pod(&format!(
-            "metadata: {{name: p, {metadata}}}, spec: {{terminationGracePeriodSeconds: {spec_grace}}}"
-        ));
+        let pod =
+            pod(&format!("metadata: {{name: p, {metadata}}}, spec: {{terminationGracePeriodSeconds: {spec_grace}}}"));
         assert_eq!(pod.grace_period_s, Some(want), "{metadata}");
     }
 }
@@ -340,15 +337,14 @@ fn nodes_with_and_without_a_status() {
     assert_eq!(node.key, ObjectKey::cluster("n1"));
     assert_eq!(node.internal_ips, ips(&["192.0.2.1", "fd00::1"]));
     assert_eq!(node.external_ips, ips(&["203.0.113.1"]));
-    let cidrs: Vec<IpNet> = vec!["10.244.1.0/24".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()];
-    assert_eq!(node.pod_cidrs, cidrs);
+    assert_eq!(node.pod_cidrs, [cidr("10.244.1.0/24"), cidr("fd00:10:244:1::/64")]);
     assert_eq!(node.annotations.len(), 1);
 
     let Object::Node(bare) = object("{apiVersion: v1, kind: Node, metadata: {name: n2}, spec: {podCIDR: 10.2.0.0/24}}")
     else {
         panic!()
     };
-    assert_eq!(bare.pod_cidrs, [IpNet::from(cidr("10.2.0.0/24"))]);
+    assert_eq!(bare.pod_cidrs, [cidr("10.2.0.0/24")]);
     assert!(bare.internal_ips.is_empty());
 }
 
@@ -378,7 +374,8 @@ fn namespaces_and_policies() {
         panic!()
     };
     assert_eq!((namespace.key, namespace.labels.len()), (ObjectKey::cluster("web"), 2));
-    let policy = object("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {ports: 1}}");
+    let policy =
+        object("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {ports: 1}}");
     assert_eq!(policy, Object::NetworkPolicy(NetworkPolicy { key: ObjectKey::new("default", "p") }));
 }
 
@@ -443,8 +440,23 @@ mod any_text {
             "[a-zA-Z0-9.:/-]{0,12}".prop_map(Into::into),
         ];
         let words = prop::sample::select(vec![
-            "metadata", "spec", "status", "name", "labels", "ports", "port", "clusterIPs", "items", "endpoints",
-            "addresses", "conditions", "annotations", "sessionAffinityConfig", "clientIP", "loadBalancer", "x",
+            "metadata",
+            "spec",
+            "status",
+            "name",
+            "labels",
+            "ports",
+            "port",
+            "clusterIPs",
+            "items",
+            "endpoints",
+            "addresses",
+            "conditions",
+            "annotations",
+            "sessionAffinityConfig",
+            "clientIP",
+            "loadBalancer",
+            "x",
         ]);
         leaf.prop_recursive(5, 48, 6, move |inner| {
             prop_oneof![

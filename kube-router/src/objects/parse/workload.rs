@@ -96,11 +96,7 @@ fn of_type(addresses: &[(String, NodeAddress)], wanted: &str) -> Vec<(String, Te
 }
 
 /// What parses, in order; the rest goes to `ignored`.
-fn values<T: FromStr>(
-    written: Vec<(String, Text)>,
-    what: &str,
-    ignored: &mut Vec<BadField>,
-) -> Vec<T> {
+fn values<T: FromStr>(written: Vec<(String, Text)>, what: &str, ignored: &mut Vec<BadField>) -> Vec<T> {
     let mut values = Vec::new();
     for (path, text) in written {
         match text.parse() {

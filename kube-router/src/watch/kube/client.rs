@@ -100,8 +100,12 @@ current-context: x
         let moved = block_on(client_config(Some(&file), Some("http://127.0.0.1:8080"))).unwrap();
         assert_eq!(moved.cluster_url.to_string(), "http://127.0.0.1:8080/");
         assert!(moved.auth_info.token.is_some(), "the credentials stay");
-        assert!(moved.headers.iter().any(|(name, value)| name == USER_AGENT
-            && value.to_str().unwrap().starts_with("kube-router/")));
+        assert!(
+            moved
+                .headers
+                .iter()
+                .any(|(name, value)| name == USER_AGENT && value.to_str().unwrap().starts_with("kube-router/"))
+        );
     }
 
     #[test]
@@ -156,8 +160,8 @@ current-context: x
         let ca_missing = TOKEN_ONLY.replace("6443\"", "6443\", certificate-authority: /nonexistent/ca.crt");
         let not_pem = dir.path().join("ca.crt");
         std::fs::write(&not_pem, "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n").unwrap();
-        let ca_broken = TOKEN_ONLY
-            .replace("6443\"", &format!("6443\", certificate-authority: \"{}\"", not_pem.to_str().unwrap()));
+        let ca_broken =
+            TOKEN_ONLY.replace("6443\"", &format!("6443\", certificate-authority: \"{}\"", not_pem.to_str().unwrap()));
         for (content, wanted) in [
             ("{", ""),
             ("apiVersion: v1\nkind: Config\n", "context"),

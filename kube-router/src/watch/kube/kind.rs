@@ -162,7 +162,11 @@ impl<'a> KindWatch<'a> {
 
     fn request(&self) -> Request {
         let (group, resource) = self.kind.group_and_resource();
-        Request::new(if group.is_empty() { format!("/api/v1/{resource}") } else { format!("/apis/{group}/v1/{resource}") })
+        Request::new(if group.is_empty() {
+            format!("/api/v1/{resource}")
+        } else {
+            format!("/apis/{group}/v1/{resource}")
+        })
     }
 
     async fn list(&mut self) -> Result<(), Stop> {
@@ -248,7 +252,11 @@ impl<'a> KindWatch<'a> {
             };
             let metadata = object.metadata.peek();
             let version = metadata.and_then(|metadata| metadata.resource_version.peek()).map(ToString::to_string);
-            if gone { self.remove(object).await? } else { self.take(object).await? }
+            if gone {
+                self.remove(object).await?
+            } else {
+                self.take(object).await?
+            }
             if version.is_some() {
                 self.version = version;
             }
