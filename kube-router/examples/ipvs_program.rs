@@ -29,14 +29,13 @@ fn main() -> Result<()> {
         |name: &str| -> Result<u16> { arguments.next().context(name.to_owned())?.parse().context(name.to_owned()) };
     let (servers, destinations) = (number("SERVERS")?, number("DESTINATIONS")?);
     let ops = table(servers, destinations);
-    let text = as_text(&ops);
-    let file = std::env::temp_dir().join(format!("ipvs_program.{}", std::process::id()));
-    File::create(&file)?.write_all(text.as_bytes())?;
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(as_text(&ops).as_bytes())?;
 
     // The first round loads modules and fills the kernel's allocators; it is not printed.
     for round in 0..=RUNS {
         let ours = on_a_thread(|| ours(&ops))?;
-        let theirs = on_a_thread(|| theirs(&file, &ops))?;
+        let theirs = on_a_thread(|| theirs(file.path(), &ops))?;
         if round == 0 {
             continue;
         }
@@ -47,7 +46,6 @@ fn main() -> Result<()> {
             ours.0 as f64 / theirs as f64
         );
     }
-    std::fs::remove_file(&file)?;
     Ok(())
 }
 
