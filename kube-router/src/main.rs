@@ -2,7 +2,8 @@
 
 use std::{env, fs, path::Path, process::ExitCode};
 
-use kube_router::cli::{self, Command, Facts, Parsed, logging, version};
+use anyhow::Context;
+use kube_router::cli::{self, Command, Facts, OutputFormat, Parsed, logging, version};
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
@@ -36,8 +37,30 @@ fn main() -> ExitCode {
     carry_out(command)
 }
 
-/// The integration of the rooms fills this in.
-fn carry_out(_command: Command) -> ExitCode {
-    eprintln!("this build reads command lines only: it has no agent in it");
-    ExitCode::FAILURE
+/// The last line on standard error is the reason, as in the original.
+fn carry_out(command: Command) -> ExitCode {
+    let result = match command {
+        Command::Run(config) => cli::run::run(&config).context("failed to run kube-router"),
+        Command::CleanupConfig(config) => cli::cleanup::cleanup(&config),
+        Command::Plan { config, output } => cli::plan::plan(&config, output),
+        Command::Replay { file, config } => cli::replay::replay(&file, &config),
+        Command::DumpServices { socket, output } => dump(&socket, output),
+        // Printed before the log was set up.
+        Command::Help(_) | Command::Version(_) => Ok(()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dump(socket: &Path, output: OutputFormat) -> anyhow::Result<()> {
+    let format = match output {
+        OutputFormat::Text => cli::dump::Format::Text,
+        OutputFormat::Json => cli::dump::Format::Json,
+    };
+    Ok(cli::dump::services(socket, format, &mut std::io::stdout())?)
 }

@@ -1,4 +1,5 @@
-//! A kernel in memory: all planes over one [`Observed`], with faults at any order. For tests, and for nothing else.
+//! A kernel in memory: all planes over one [`Observed`], with faults at any order. For tests, and for `plan` and
+//! `replay`, which rehearse without a kernel.
 
 use std::{
     cell::RefCell,

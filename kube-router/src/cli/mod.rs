@@ -12,6 +12,7 @@
 //! ```
 
 pub mod args;
+pub mod cleanup;
 mod configure;
 pub mod dump;
 pub mod duration;
@@ -19,7 +20,12 @@ pub mod flags;
 pub mod go;
 pub mod help;
 pub mod later;
+pub mod listing;
 pub mod logging;
+pub mod plan;
+mod rehearsal;
+pub mod replay;
+pub mod run;
 pub mod validate;
 mod value;
 pub mod version;
@@ -264,4 +270,13 @@ fn dump(program: &str, dump: args::DumpFlags) -> Result<Parsed, CliError> {
         Command::DumpServices { socket: socket.into(), output: output_format(dump.output)? }
     };
     Ok(Parsed { command, verbosity: Verbosity::Info, notices: Vec::new() })
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }

@@ -52,7 +52,7 @@ pub struct Outputs {
     pub pulse: Arc<Pulse>,
     pub health_checks: watch::Sender<BTreeMap<u16, usize>>,
     /// Called with every event before it is taken in (`--record`).
-    pub record: Option<Box<dyn FnMut(&ObjectEvent)>>,
+    pub record: Option<Box<dyn FnMut(&ObjectEvent) + Send>>,
 }
 
 /// Why the loop ended by itself.

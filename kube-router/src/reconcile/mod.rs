@@ -124,7 +124,7 @@ impl Reconciler {
             drains: Drains::default(),
             problems: Problems::default(),
             backoff: Backoff::default(),
-            give_up_at_ms: now_ms.saturating_add(cache_sync_timeout.as_millis() as u64),
+            give_up_at_ms: now_ms.saturating_add(u64::try_from(cache_sync_timeout.as_millis()).unwrap_or(u64::MAX)),
             started: false,
             full_at_ms: now_ms,
             synced_once: false,

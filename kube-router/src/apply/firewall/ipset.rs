@@ -256,23 +256,33 @@ fn put_entry(list: &mut Vec<u8>, add: bool, element: &SetElement) {
     });
 }
 
-/// Whether all mirrored sets exist with the right type, and what they hold.
-pub fn observe(socket: &mut Socket) -> Result<(bool, BTreeSet<SetElement>), NlError> {
-    let mut all = BTreeSet::new();
-    let mut complete = true;
+/// What exists of our mirrored sets.
+pub struct Ipsets {
+    /// All of them exist with the right type.
+    pub complete: bool,
+    /// At least one exists with the right type.
+    pub any: bool,
+    pub members: BTreeSet<SetElement>,
+}
+
+pub fn observe(socket: &mut Socket) -> Result<Ipsets, NlError> {
+    let mut found = Ipsets { complete: true, any: false, members: BTreeSet::new() };
     for set in Set::all() {
         match look_up(socket, set) {
-            Ok(Found::Ours) => all.append(&mut members(socket, set)?),
-            Ok(_) => complete = false,
+            Ok(Found::Ours) => {
+                found.any = true;
+                found.members.append(&mut members(socket, set)?);
+            }
+            Ok(_) => found.complete = false,
             // No ipset in this kernel: creating will say so, and nothing else depends on it.
             Err(NlError::Refused(refusal)) => {
                 tracing::debug!(ipset = set.ipset(), %refusal, "ipset cannot be read");
-                complete = false;
+                found.complete = false;
             }
             Err(error) => return Err(error),
         }
     }
-    Ok((complete, all))
+    Ok(found)
 }
 
 fn members(socket: &mut Socket, set: Set) -> Result<BTreeSet<SetElement>, NlError> {

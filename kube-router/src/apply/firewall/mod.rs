@@ -181,11 +181,13 @@ impl FirewallPlane for KernelFirewall {
         if shape == Shape::Whole {
             observed.ruleset = rules::recognise(&reader.rules().map_err(nftables)?);
         }
-        if shape != Shape::Absent {
+        observed.tables_exist = shape != Shape::Absent;
+        if observed.tables_exist {
             observed.nft = reader.elements().map_err(nftables)?;
         }
-        (observed.ipsets_exist, observed.ipset) =
-            ipset::observe(&mut self.socket).map_err(|source| failed(IPSET, source))?;
+        let ipsets = ipset::observe(&mut self.socket).map_err(|source| failed(IPSET, source))?;
+        (observed.ipsets_exist, observed.ipsets_any) = (ipsets.complete, ipsets.any);
+        observed.ipset = ipsets.members;
         Ok(observed)
     }
 

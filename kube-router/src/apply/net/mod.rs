@@ -207,7 +207,11 @@ impl NetPlane for NetlinkNet {
         let index = dummy.map(|dummy| dummy.index);
         self.knowledge = Knowledge::new(&addresses, routes, index);
         let names = table::names(&links);
-        let mut observed = ObservedNet { dummy_up: dummy.is_some_and(|dummy| dummy.up), ..ObservedNet::default() };
+        let mut observed = ObservedNet {
+            dummy_exists: dummy.is_some(),
+            dummy_up: dummy.is_some_and(|dummy| dummy.up),
+            ..ObservedNet::default()
+        };
         for address in &addresses {
             if Some(address.link) != index {
                 // A link made after the first dump has no name yet; the monitor reports it.
