@@ -119,7 +119,7 @@ fn vips_have_the_original_form() {
         apply(&mut plane, &ops);
         assert_eq!(
             addresses(),
-            ["inet 10.96.0.10/32 scope link kube-dummy-if", "inet6 fd00:10:96::101/128 scope global nodad"]
+            ["inet 10.96.0.10/32 scope link kube-dummy-if", "inet6 fd00:10:96::101/128 scope global"]
         );
         assert_eq!(local_routes4(), ["local 10.96.0.10 proto kernel scope host src 192.168.77.1"]);
         assert_eq!(local_routes6(), ["local fd00:10:96::101 proto kernel src fd00:77::1 metric 1024 pref medium"]);
@@ -200,7 +200,7 @@ fn deleting_leaves_nothing_and_twice_is_no_error() {
             apply(&mut plane, &all.map(gone));
             assert_eq!(
                 addresses(),
-                ["inet 10.96.0.11/32 scope link kube-dummy-if", "inet6 fd00:10:96::102/128 scope global nodad"]
+                ["inet 10.96.0.11/32 scope link kube-dummy-if", "inet6 fd00:10:96::102/128 scope global"]
             );
             assert_eq!(local_routes4(), ["local 10.96.0.11 proto kernel scope host src 192.168.77.1"]);
             assert_eq!(local_routes6(), ["local fd00:10:96::102 proto kernel src fd00:77::1 metric 1024 pref medium"]);
