@@ -428,10 +428,15 @@ fn wrong_credentials_and_a_wrong_authority_are_told_apart() {
 const LARGE: usize = 10_000;
 /// Heap of a process that follows and keeps them all, at its highest. The whole agent may use 64 MB.
 const HEAP_MAX_KB: u64 = 40 * 1024;
+/// Set in the environment of the process that follows.
+const FOLLOWER: &str = "KUBE_ROUTER_TEST_FOLLOWER";
 
 #[test]
 #[ignore = "needs a kube-apiserver and five minutes: see the head of this file"]
 fn ten_thousand_of_everything_fit() {
+    if env::var_os(FOLLOWER).is_some() {
+        return follow_and_tell_the_heap();
+    }
     let chosen = json!({"kr-test": "large"});
     with_client(async |client| {
         let services: Api<Service> = default(&client);
@@ -468,7 +473,8 @@ fn ten_thousand_of_everything_fit() {
         }
         // Another process: this one's heap has been used for the requests.
         let child = Command::new(env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "follow_and_tell_the_heap", "--nocapture"])
+            .args(["--ignored", "--exact", "ten_thousand_of_everything_fit", "--nocapture"])
+            .env(FOLLOWER, "1")
             .output()
             .unwrap();
         let all = kube::api::ListParams::default().labels("kr-test=large");
@@ -485,9 +491,7 @@ fn ten_thousand_of_everything_fit() {
     });
 }
 
-/// The second half of the test above.
-#[test]
-#[ignore = "started by ten_thousand_of_everything_fit"]
+/// The other process of the test above.
 fn follow_and_tell_the_heap() {
     let heap = || {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
