@@ -225,7 +225,7 @@ impl ClusterState {
     }
 
     /// The slices of one service, ordered by name.
-    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> + Clone {
         self.slices_of
             .get(service)
             .into_iter()

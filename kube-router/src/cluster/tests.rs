@@ -1,1 +1,118 @@
-//! tests
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::objects::{AddressType, Endpoint};
+
+fn slice(name: &str, service: Option<&str>, ip: [u8; 4]) -> EndpointSlice {
+    EndpointSlice {
+        key: ObjectKey::new("web", name),
+        service: service.map(|name| ObjectKey::new("web", name)),
+        address_type: AddressType::Ipv4,
+        headless_label: false,
+        ports: Vec::new(),
+        endpoints: vec![Endpoint {
+            address: IpAddr::from(ip),
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: Some("n1".into()),
+        }],
+        bad_addresses: Vec::new(),
+    }
+}
+
+fn applied(slice: EndpointSlice) -> ObjectEvent {
+    ObjectEvent::Applied(Object::EndpointSlice(slice))
+}
+
+fn keys(names: &[&str]) -> BTreeSet<ObjectKey> {
+    names.iter().map(|name| ObjectKey::new("web", *name)).collect()
+}
+
+#[test]
+fn a_slice_touches_its_service_and_an_unchanged_one_touches_nothing() {
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    cluster.apply(applied(slice("a-1", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    assert_eq!(std::mem::take(&mut dirty).services, keys(&["a"]));
+    cluster.apply(applied(slice("a-1", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    assert!(dirty.is_empty());
+}
+
+#[test]
+fn a_slice_that_changes_its_owner_touches_both_services() {
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    cluster.apply(applied(slice("s", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    dirty = Dirty::default();
+    cluster.apply(applied(slice("s", Some("b"), [10, 0, 0, 1])), &mut dirty);
+    assert_eq!(dirty.services, keys(&["a", "b"]));
+    assert_eq!(cluster.slices_of(&ObjectKey::new("web", "a")).count(), 0);
+}
+
+#[test]
+fn what_a_full_list_does_not_mention_is_gone_but_not_before_the_list_ends() {
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    cluster.apply(applied(slice("a-1", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    cluster.apply(applied(slice("b-1", Some("b"), [10, 0, 0, 2])), &mut dirty);
+    cluster.apply(ObjectEvent::RelistStarted(Kind::EndpointSlice), &mut dirty);
+    cluster.apply(applied(slice("a-1", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    assert_eq!(cluster.slices_of(&ObjectKey::new("web", "b")).count(), 1);
+    dirty = Dirty::default();
+    cluster.apply(ObjectEvent::RelistDone(Kind::EndpointSlice), &mut dirty);
+    assert_eq!(cluster.slices_of(&ObjectKey::new("web", "b")).count(), 0);
+    assert_eq!(dirty.services, keys(&["b"]));
+    assert!(cluster.is_complete(Kind::EndpointSlice) && dirty.view);
+}
+
+#[test]
+fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_none() {
+    let pod = |name: &str, completed: bool, host_network: bool| {
+        ObjectEvent::Applied(Object::Pod(Pod {
+            key: ObjectKey::new("web", name),
+            labels: BTreeMap::new(),
+            node: None,
+            ips: vec![[10, 0, 0, 1].into()],
+            host_network,
+            completed,
+            grace_period_s: Some(5),
+        }))
+    };
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    let ip = IpAddr::from([10, 0, 0, 1]);
+    cluster.apply(pod("old", false, false), &mut dirty);
+    cluster.apply(pod("new", false, false), &mut dirty);
+    cluster.apply(ObjectEvent::Deleted(Kind::Pod, ObjectKey::new("web", "old")), &mut dirty);
+    assert_eq!(cluster.pod_by_ip(ip).map(|pod| pod.key.name.to_string()), Some("new".to_owned()));
+    cluster.apply(pod("new", true, false), &mut dirty);
+    assert!(cluster.pod_by_ip(ip).is_none());
+    cluster.apply(pod("host", false, true), &mut dirty);
+    assert!(cluster.pod_by_ip(ip).is_none());
+}
+
+proptest! {
+    /// The order in which different objects arrive does not matter.
+    #[test]
+    fn order_of_events_across_objects_is_irrelevant(order in Just((0..6usize).collect::<Vec<_>>()).prop_shuffle()) {
+        let events = [
+            applied(slice("a-1", Some("a"), [10, 0, 0, 1])),
+            applied(slice("a-2", Some("a"), [10, 0, 0, 2])),
+            applied(slice("b-1", Some("b"), [10, 0, 0, 3])),
+            applied(slice("c-1", None, [10, 0, 0, 4])),
+            ObjectEvent::Unavailable { kind: Kind::Pod, reason: "forbidden".into() },
+            ObjectEvent::Rejected { source: "x.yaml:3".into(), reason: "no".into() },
+        ];
+        let build = |order: &[usize]| {
+            let mut cluster = ClusterState::new();
+            let mut dirty = Dirty::default();
+            order.iter().for_each(|i| cluster.apply(events[*i].clone(), &mut dirty));
+            let slices = |name| cluster.slices_of(&ObjectKey::new("web", name)).cloned().collect::<Vec<_>>();
+            (slices("a"), slices("b"), cluster.unavailable().clone(), cluster.rejected().clone(), dirty)
+        };
+        prop_assert_eq!(build(&order), build(&[0, 1, 2, 3, 4, 5]));
+    }
+}

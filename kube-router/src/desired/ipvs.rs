@@ -87,3 +87,20 @@ pub struct Virtual {
     pub persistence_s: Option<u32>,
     pub destinations: BTreeMap<Destination, u32>,
 }
+
+impl Virtual {
+    /// The scheduler flags as `ipvsadm` names them: mh has words of its own.
+    pub fn flag_names(&self) -> Vec<String> {
+        let names = if self.scheduler == Scheduler::Mh {
+            ["mh-fallback", "mh-port", "flag-3"]
+        } else {
+            ["flag-1", "flag-2", "flag-3"]
+        };
+        [FLAG_SCHED_1, FLAG_SCHED_2, FLAG_SCHED_3]
+            .into_iter()
+            .zip(names)
+            .filter(|(flag, _)| self.sched_flags & flag != 0)
+            .map(|(_, name)| name.to_owned())
+            .collect()
+    }
+}

@@ -27,6 +27,17 @@ pub enum Origin {
     LoadBalancerIp,
 }
 
+impl Origin {
+    pub fn name(self) -> &'static str {
+        match self {
+            Origin::ClusterIp => "ClusterIP",
+            Origin::NodePort => "NodePort",
+            Origin::ExternalIp => "ExternalIP",
+            Origin::LoadBalancerIp => "LoadBalancer",
+        }
+    }
+}
+
 /// A virtual server with what the rest of the agent wants to know about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontend {

@@ -65,12 +65,13 @@ pub fn put_str(bytes: &mut Vec<u8>, kind: u16, value: &str) {
     pad(bytes, start);
 }
 
-/// An attribute that holds attributes; `body` writes them. The nested flag is set.
+/// An attribute that holds attributes; `body` writes them, at most 65,531 bytes. The nested flag is set.
 pub fn nest(bytes: &mut Vec<u8>, kind: u16, body: impl FnOnce(&mut Vec<u8>)) {
     let start = bytes.len();
     bytes.extend_from_slice(&[0, 0]);
     bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
     body(bytes);
+    debug_assert!(bytes.len() - start <= usize::from(u16::MAX), "the length field has 16 bits");
     let length = (bytes.len() - start) as u16;
     bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
     pad(bytes, start);

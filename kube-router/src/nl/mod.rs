@@ -9,8 +9,13 @@
 //! their planes.
 
 pub mod attr;
+#[cfg(test)]
+mod tests;
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
 
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 
@@ -134,13 +139,20 @@ pub struct Socket {
 impl Socket {
     /// Opens a socket; `protocol` is NETLINK_ROUTE, NETLINK_GENERIC, NETLINK_NETFILTER (netlink_sys::protocols).
     pub fn open(protocol: isize) -> Result<Self, NlError> {
+        Socket::open_with(protocol, RECEIVE_BYTES)
+    }
+
+    /// As [`Socket::open`], with a receive buffer of `receive_bytes` (at least 8 KiB, the kernel's smallest dump
+    /// buffer). The kernel allocates up to 32 KiB for every piece of a dump, as much as the reader has ever offered:
+    /// whoever reads thousands of short lists offers less.
+    pub fn open_with(protocol: isize, receive_bytes: usize) -> Result<Self, NlError> {
         let mut inner = RawSocket::new(protocol).map_err(NlError::Socket)?;
         inner.bind_auto().map_err(NlError::Socket)?;
         // Old kernels lack some options; all of them only improve errors or capacity.
         let _ = inner.set_ext_ack(true);
         let _ = inner.set_cap_ack(true);
         let _ = inner.set_rx_buf_sz(4 * 1024 * 1024_u32);
-        Ok(Socket { inner, sequence: 1, buffer: Vec::with_capacity(RECEIVE_BYTES) })
+        Ok(Socket { inner, sequence: 1, buffer: Vec::with_capacity(receive_bytes) })
     }
 
     /// The socket underneath, for joining multicast groups and polling.
@@ -209,6 +221,18 @@ impl Socket {
         Ok(())
     }
 
+    /// Hands every notification that waits on a socket that joined multicast groups to `each`; never blocks.
+    /// [`NlError::Socket`] with `ENOBUFS` says that some were lost.
+    pub fn drain_events(&mut self, mut each: impl FnMut(u16, &[u8])) -> Result<(), NlError> {
+        while self.receive(libc::MSG_DONTWAIT)? {
+            for message in Messages(&self.buffer) {
+                let message = message?;
+                each(message.message_type, message.payload);
+            }
+        }
+        Ok(())
+    }
+
     /// Sends one request that is answered by data, and hands each answer's type and payload to `each`.
     pub fn request(
         &mut self,
@@ -259,7 +283,7 @@ impl Socket {
         message_type: u16,
         flags: u16,
         body: &impl Fn(&mut Vec<u8>),
-        each: &mut dyn FnMut(u16, &[u8]) -> Result<(), NlError>,
+        each: &mut Reader<'_>,
     ) -> Result<bool, NlError> {
         let sequence = self.send_one(message_type, flags | NLM_F_DUMP, body)?;
         let mut consistent = true;
@@ -315,6 +339,16 @@ impl Socket {
                 Err(error) => return Err(NlError::Socket(error)),
             }
         }
+    }
+}
+
+/// Takes one message of a dump: type and payload.
+type Reader<'a> = dyn FnMut(u16, &[u8]) -> Result<(), NlError> + 'a;
+
+/// For event loops that wait until notifications can be read.
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
     }
 }
 

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// What all our keys begin with.
+pub const PREFIX: &str = "kube-router.io/";
+
 pub const SCHEDULER: &str = "kube-router.io/service.scheduler";
 pub const SCHED_FLAGS: &str = "kube-router.io/service.schedflags";
 pub const DSR: &str = "kube-router.io/service.dsr";

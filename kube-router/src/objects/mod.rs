@@ -11,6 +11,7 @@ mod endpoint_slice;
 mod namespace;
 mod network_policy;
 mod node;
+pub mod parse;
 mod pod;
 mod service;
 

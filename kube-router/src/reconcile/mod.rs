@@ -1,1 +1,326 @@
-//! (room under construction)
+//! Decides WHEN: a state machine without effects, clock or threads. The driver feeds it events and results and
+//! carries out what [`Reconciler::poll`] returns; time is an argument, in milliseconds of any steady clock.
+//!
+//! ```text
+//!            kinds complete          observed           plan empty or done
+//!  Starting ----------------> Observe --------> Apply... -----------------> Wait
+//!      |                        ^                 | plane failed             | event: compile what it touches,
+//!      | cache-sync-timeout     +---- backoff ----+                          |        Apply the difference
+//!      v                        +------ period, or backoff after refusals ---+
+//!   GiveUp
+//! ```
+//!
+//! Between two observations the reconciler keeps its own view of the kernel, changed by every order that succeeded
+//! (`plan::model`), so that an event needs no reading. Orders that were refused are problems, and bring an early full
+//! pass with a fresh observation.
+
+mod backoff;
+pub mod drain;
+pub mod driver;
+mod journal;
+pub mod problems;
+mod settings;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use crate::{
+    apply::Connections,
+    cluster::{ClusterState, Dirty},
+    compile::{NodeView, Problem, Subject, compile_node, compile_service},
+    config::ProxyConfig,
+    desired::{Changes, Desired, Destination, VirtualKey},
+    objects::{Kind, ObjectEvent, ObjectKey},
+    plan::{Guard, Observed, Plan, Stage, plan_changes},
+};
+use backoff::Backoff;
+use drain::Drains;
+use problems::{Problems, Reporter};
+
+/// Kinds that the service proxy cannot do without. Pods only refine drain times.
+pub const PROXY_KINDS: [Kind; 3] = [Kind::Node, Kind::Service, Kind::EndpointSlice];
+
+/// What the driver must do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Read the kernel and answer with [`Reconciler::handle_observed`].
+    Observe,
+    /// Carry out one stage and answer with [`Reconciler::handle_applied`].
+    Apply(Stage),
+    /// Count connections of these servers and answer with [`Reconciler::handle_connections`] for each.
+    CountConnections(BTreeSet<VirtualKey>),
+    /// Nothing to do before this time (or any event).
+    Wait { until_ms: Option<u64> },
+    /// The first view of the cluster did not come in time; these kinds are missing.
+    GiveUp { missing: Vec<Kind> },
+}
+
+/// What a full pass found in the kernel that nobody had written down as ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    pub servers: Vec<VirtualKey>,
+    pub marks: Vec<u32>,
+}
+
+/// A finished pass, for logs and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    pub full: bool,
+    pub orders: usize,
+    pub refused: usize,
+}
+
+pub struct Reconciler {
+    config: ProxyConfig,
+    node_name: Box<str>,
+    cluster: ClusterState,
+    dirty: Dirty,
+    host_addresses: BTreeSet<(Box<str>, IpAddr)>,
+    node: NodeView,
+    node_dirty: bool,
+    desired: Desired,
+    /// Changed since the last plan.
+    pending: Changes,
+    observed: Option<Observed>,
+    /// Stages of the running plan.
+    running: VecDeque<Stage>,
+    pass: Option<Pass>,
+    finished: Vec<Pass>,
+    foreign: Foreign,
+    drains: Drains,
+    problems: Problems,
+    backoff: Backoff,
+    give_up_at_ms: u64,
+    started: bool,
+    /// A full pass is due then.
+    full_at_ms: u64,
+    synced_once: bool,
+    health_checks_changed: bool,
+}
+
+impl Reconciler {
+    pub fn new(config: ProxyConfig, node_name: &str, cache_sync_timeout: Duration, now_ms: u64) -> Self {
+        Reconciler {
+            config,
+            node_name: node_name.into(),
+            cluster: ClusterState::new(),
+            dirty: Dirty::default(),
+            host_addresses: BTreeSet::new(),
+            node: NodeView { name: node_name.into(), ..NodeView::default() },
+            node_dirty: true,
+            desired: Desired::default(),
+            pending: Changes::default(),
+            observed: None,
+            running: VecDeque::new(),
+            pass: None,
+            finished: Vec::new(),
+            foreign: Foreign::default(),
+            drains: Drains::default(),
+            problems: Problems::default(),
+            backoff: Backoff::default(),
+            give_up_at_ms: now_ms.saturating_add(u64::try_from(cache_sync_timeout.as_millis()).unwrap_or(u64::MAX)),
+            started: false,
+            full_at_ms: now_ms,
+            synced_once: false,
+            health_checks_changed: false,
+        }
+    }
+
+    pub fn handle_event(&mut self, event: ObjectEvent) {
+        self.cluster.apply(event, &mut self.dirty);
+    }
+
+    /// The next order. Call again after each answer until it says `Wait`.
+    pub fn poll(&mut self, now_ms: u64) -> Command {
+        if let Some(stage) = self.next_stage() {
+            return Command::Apply(stage);
+        }
+        self.finish_pass(now_ms);
+        if !self.started {
+            let missing: Vec<Kind> = PROXY_KINDS
+                .into_iter()
+                .filter(|kind| !self.cluster.is_complete(*kind) && !self.cluster.unavailable().contains_key(kind))
+                .collect();
+            if missing.is_empty() {
+                self.started = true;
+                self.full_at_ms = now_ms;
+            } else if now_ms >= self.give_up_at_ms {
+                return Command::GiveUp { missing };
+            } else {
+                return Command::Wait { until_ms: Some(self.give_up_at_ms) };
+            }
+        }
+        self.compile();
+        let due = self.drains.due(now_ms);
+        if !due.is_empty() {
+            return Command::CountConnections(due);
+        }
+        if now_ms >= self.full_at_ms {
+            // Until the answer is there nothing else is planned; the period starts over when it is.
+            return Command::Observe;
+        }
+        if let Some(observed) = self.observed.as_ref().filter(|_| !self.pending.is_empty()) {
+            let changes = std::mem::take(&mut self.pending);
+            let plan = plan_changes(&changes, &self.desired, observed, self.guard());
+            if !plan.is_empty() {
+                self.begin(plan, false);
+                return self.poll(now_ms);
+            }
+        }
+        let until = self.drains.next_check_ms().map_or(self.full_at_ms, |check| check.min(self.full_at_ms));
+        Command::Wait { until_ms: Some(until) }
+    }
+
+    fn guard(&self) -> Guard<'_> {
+        Guard {
+            deletions: PROXY_KINDS.into_iter().all(|kind| self.cluster.is_complete(kind)),
+            drained: self.config.graceful_period.map(|_| self.drains.over()),
+            excluded: &self.config.excluded_cidrs,
+        }
+    }
+
+    fn begin(&mut self, plan: Plan, full: bool) {
+        self.pass = Some(Pass { full, orders: plan.len(), refused: 0 });
+        self.running = plan.stages.into();
+    }
+
+    /// Brings the desired state up to date with everything that changed since the last call.
+    fn compile(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        if dirty.view {
+            self.report_view();
+        }
+        if self.node_dirty || dirty.nodes.contains(&self.node_name) {
+            self.node_dirty = false;
+            self.compile_node();
+        }
+        for key in &dirty.services {
+            self.compile_one(key);
+        }
+    }
+
+    fn compile_node(&mut self) {
+        let node = self.cluster.node(&self.node_name);
+        let (view, problems) = compile_node(&self.node_name, node, &self.host_addresses, &self.config);
+        self.problems.report(Reporter::Node, problems);
+        let ruleset = view.ruleset(&self.config);
+        let local_ips: BTreeSet<IpAddr> = view.local_addresses().collect();
+        let sources = (view.ipv4.map(IpAddr::V4), view.ipv6.map(IpAddr::V6));
+        let shared_changed = ruleset != self.desired.ruleset
+            || local_ips != self.desired.local_ips
+            || view.pod_cidrs != self.desired.pod_cidrs
+            || sources != (self.desired.source_ipv4, self.desired.source_ipv6);
+        self.desired.ruleset = ruleset;
+        self.desired.local_ips = local_ips;
+        self.desired.pod_cidrs = view.pod_cidrs.clone();
+        (self.desired.source_ipv4, self.desired.source_ipv6) = sources;
+        if shared_changed && self.started {
+            // Rare, and it concerns every VIP's route: compare everything.
+            self.full_at_ms = 0;
+        }
+        if view != self.node {
+            self.node = view;
+            let all: Vec<ObjectKey> = self.cluster.services().map(|service| service.key.clone()).collect();
+            for key in all {
+                self.compile_one(&key);
+            }
+        }
+    }
+
+    fn compile_one(&mut self, key: &ObjectKey) {
+        let (state, problems) = match self.cluster.service(key) {
+            Some(service) => compile_service(service, self.cluster.slices_of(key), &self.node, &self.config),
+            None => (None, Vec::new()),
+        };
+        self.problems.report(Reporter::Service(key.clone()), problems);
+        let changes = self.desired.table.replace(key, state);
+        for server in &changes.servers {
+            let disputes = self.desired.table.disputes(server);
+            let problems = disputes.into_iter().map(|dispute| Problem {
+                subject: Subject::Object(Kind::Service, dispute.loser),
+                reason: "AddressInUse",
+                text: format!(
+                    "{} belongs to service {}, which is older; change one of them",
+                    dispute.key, dispute.winner
+                ),
+            });
+            self.problems.report(Reporter::Dispute(*server), problems.collect());
+        }
+        self.health_checks_changed |= changes.health_checks;
+        self.pending.merge(changes);
+    }
+
+    fn report_view(&mut self) {
+        let mut problems: Vec<Problem> = Vec::new();
+        for (kind, reason) in self.cluster.unavailable() {
+            let effect = if PROXY_KINDS.contains(kind) && !self.cluster.is_complete(*kind) {
+                "; the service proxy only adds and deletes nothing until it can be read"
+            } else {
+                ""
+            };
+            problems.push(Problem {
+                subject: Subject::Watch(*kind),
+                reason: "WatchUnavailable",
+                text: format!("{reason}{effect}"),
+            });
+        }
+        for (source, reason) in self.cluster.rejected() {
+            problems.push(Problem {
+                subject: Subject::Input(source.clone()),
+                reason: "InputRejected",
+                text: reason.clone(),
+            });
+        }
+        for slice in self.cluster.stray_slices() {
+            problems.push(Problem {
+                subject: Subject::Object(Kind::EndpointSlice, slice.key.clone()),
+                reason: "SliceWithoutService",
+                text: "belongs to no service: set label kubernetes.io/service-name".to_owned(),
+            });
+        }
+        self.problems.report(Reporter::View, problems);
+    }
+
+    /// Answer to [`Command::CountConnections`]. An error counts as "still busy" until the deadline.
+    pub fn handle_connections(
+        &mut self,
+        server: &VirtualKey,
+        counts: Option<&BTreeMap<Destination, Connections>>,
+        now_ms: u64,
+    ) {
+        let busy = |destination: &Destination| match counts {
+            Some(counts) => counts.get(destination).is_some_and(|c| c.active + c.inactive > 0),
+            None => true,
+        };
+        if self.drains.judge(server, busy, now_ms) {
+            self.pending.servers.insert(*server);
+        }
+    }
+
+    /// The addresses of the host's interfaces changed.
+    pub fn handle_host_addresses(&mut self, addresses: BTreeSet<(Box<str>, IpAddr)>) {
+        if addresses != self.host_addresses {
+            self.host_addresses = addresses;
+            self.node_dirty = true;
+        }
+    }
+
+    /// Problems with kernel settings or modules replace those of the last report.
+    pub fn handle_settings(&mut self, problems: Vec<Problem>) {
+        self.problems.report(Reporter::Settings, problems);
+    }
+
+    fn drain_period_ms(&self, destination: &Destination) -> u64 {
+        let pod = self.cluster.pod_by_ip(destination.ip()).and_then(|pod| pod.grace_period_s);
+        match pod {
+            Some(seconds) => u64::from(seconds) * 1_000,
+            None => self.config.graceful_period.unwrap_or_default().as_millis() as u64,
+        }
+    }
+}

@@ -1,8 +1,19 @@
-//! Which build this is.
+//! Which build this is. A release build stamps `KUBE_ROUTER_VERSION` and `KUBE_ROUTER_BUILD_DATE` (environment of the
+//! build); unstamped, the version is the crate's and the date is empty, as in the original.
 
-/// Version of this build, as in Cargo.toml.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What compiled it, e.g. `rustc 1.95.0 (59807616e 2026-04-14)`.
+/// Version of this build, for the log and for `build_info`.
+pub const VERSION: &str = match option_env!("KUBE_ROUTER_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// When it was built; empty where nobody said.
+pub const DATE: &str = match option_env!("KUBE_ROUTER_BUILD_DATE") {
+    Some(date) => date,
+    None => "",
+};
+
+/// Compiler of this build, such as `rustc 1.95.0`; set by the build script.
 pub const COMPILER: &str = env!("KUBE_ROUTER_COMPILER");
 
 #[cfg(test)]

@@ -1,0 +1,134 @@
+//! The help texts, made from the flag table: grouped by area, 100 columns, defaults shown.
+
+use std::fmt::Write as _;
+
+use super::flags::{Area, Flag, TABLE};
+
+const WIDTH: usize = 100;
+/// Column at which the descriptions start.
+const INDENT: usize = 36;
+/// Marks a flag whose function is not there yet.
+const LATER: &str = "[later]";
+
+/// The command forms, shared by the long help and the hint after a usage error.
+pub fn forms(program: &str) -> String {
+    format!(
+        "Usage of {program}:
+  kube-router [flags]               run the agent on this node
+  kube-router plan [flags]          show what the agent would change here ('plan --help')
+  kube-router dump services         show the services of the running agent ('dump --help')
+  kube-router replay FILE [flags]   run recorded events through the agent ('replay --help')
+"
+    )
+}
+
+/// `kube-router --help`.
+pub fn agent(program: &str) -> String {
+    let mut out = forms(program);
+    out.push_str(&format!(
+        "
+Flags are --name=value or --name value; true-or-false flags are --name or --name=false. Durations:
+300ms, 5s, 1m, 2h22m. Lists: commas, repeated flags, or both. Of other flags the last one counts.
+{LATER} marks what a coming release brings: asking for it stops the start, defaults go without it.
+"
+    ));
+    for area in Area::ALL {
+        write!(out, "\n{}:\n", area.title()).unwrap_or_default();
+        TABLE.iter().filter(|flag| flag.area == area).for_each(|flag| describe(&mut out, flag));
+    }
+    out.push_str(
+        "
+Environment:
+  NODE_NAME                         Node object's name, if --hostname-override is not given.
+  KUBERNETES_SERVICE_HOST, _PORT    API server, if neither --kubeconfig nor --master is given.
+  RUST_LOG                          Log filter, instead of -v: kube_router=debug,kube=info
+  KUBE_ROUTER_CNI_CONF_FILE         CNI configuration file (pod networking). [later]
+  POD_NAME, POD_NAMESPACE           Who and where the allocator's leader is. [later]
+",
+    );
+    out
+}
+
+/// `kube-router plan --help`.
+pub fn plan(program: &str) -> String {
+    format!(
+        "Usage of {program} plan:
+  kube-router plan --manifests=DIR --hostname-override=NODE [-o text|json] [flags]
+
+Reads the cluster's objects once, compares what this node should have with what it has, and prints
+the changes the agent would make, without making any. Takes all flags of the agent.
+
+  -o, --output string   text (default) or json
+"
+    )
+}
+
+/// `kube-router dump --help`.
+pub fn dump(program: &str) -> String {
+    format!(
+        "Usage of {program} dump:
+  kube-router dump services [--socket=PATH] [-o text|json]
+
+Asks the running agent on this node for every virtual server it wants, with its endpoints.
+
+      --socket string   the agent's socket (default /run/kube-router/kube-router.sock)
+  -o, --output string   text (default) or json
+"
+    )
+}
+
+/// `kube-router replay --help`.
+pub fn replay(program: &str) -> String {
+    format!(
+        "Usage of {program} replay:
+  kube-router replay FILE [flags]
+
+Runs the events of a file written with --record through the agent's decisions and prints them.
+Touches nothing, needs no root and no API server. Give the flags and the --hostname-override of the
+recorded agent.
+"
+    )
+}
+
+fn describe(out: &mut String, flag: &Flag) {
+    let short = flag.short.map_or("    ".to_owned(), |short| format!("-{short}, "));
+    let head = format!("  {short}--{} {}", flag.name, flag.type_name);
+    let head = head.trim_end();
+    let mut text = flag.help.to_owned();
+    let shown = match (flag.type_name, flag.default) {
+        // Zero values say nothing.
+        (_, "" | "0" | "0s" | "false") => None,
+        (_, default) => Some(default),
+    };
+    if let Some(default) = shown {
+        write!(text, " (default {default})").unwrap_or_default();
+    }
+    if flag.need.waits() {
+        write!(text, " {LATER}").unwrap_or_default();
+    }
+    let mut lines = wrap(&text, WIDTH - INDENT).into_iter();
+    if head.len() + 2 > INDENT {
+        out.push_str(head);
+        out.push('\n');
+    } else {
+        let first = lines.next().unwrap_or_default();
+        writeln!(out, "{head:<INDENT$}{first}").unwrap_or_default();
+    }
+    for line in lines {
+        writeln!(out, "{:INDENT$}{line}", "").unwrap_or_default();
+    }
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,180 @@
+//! The JSON shape of everything we read, field names as in the API reference. Unknown fields are skipped.
+//!
+//! One struct serves all kinds: in YAML `kind` may stand after `spec`, so the reader has to take a section before it
+//! knows whose it is. No two of our kinds use one name for different things. It also reads lists (`items`), both the
+//! pages of the API server and what `kubectl get -o yaml` prints.
+
+use serde::Deserialize;
+
+use super::field::{Field, OurAnnotations, Section, Text, TextMap};
+
+type List<T> = Field<Vec<Field<T>>>;
+
+/// Any object or list of objects.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RawObject {
+    pub api_version: Field<Text>,
+    pub kind: Field<Text>,
+    pub metadata: Field<Metadata>,
+    pub spec: Field<Spec>,
+    pub status: Field<Status>,
+    /// EndpointSlice
+    pub address_type: Field<Text>,
+    /// EndpointSlice
+    pub ports: List<Port>,
+    /// EndpointSlice
+    pub endpoints: List<Endpoint>,
+    /// Lists
+    pub items: List<RawObject>,
+}
+
+/// `metadata` of an object or of a list.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    pub name: Field<Text>,
+    pub namespace: Field<Text>,
+    pub generate_name: Field<Text>,
+    pub resource_version: Field<Text>,
+    /// Lists: where the next page begins.
+    #[serde(rename = "continue")]
+    pub continue_token: Field<Text>,
+    pub creation_timestamp: Field<Text>,
+    pub deletion_timestamp: Field<Text>,
+    pub deletion_grace_period_seconds: Field<i64>,
+    pub labels: Field<TextMap>,
+    pub annotations: Field<OurAnnotations>,
+    pub owner_references: List<Owner>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Owner {
+    pub name: Field<Text>,
+}
+
+/// `spec` of Service, Pod and Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Spec {
+    #[serde(rename = "type")]
+    pub service_type: Field<Text>,
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Field<Text>,
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: List<Text>,
+    #[serde(rename = "externalIPs")]
+    pub external_ips: List<Text>,
+    pub ports: List<Port>,
+    pub session_affinity: Field<Text>,
+    pub session_affinity_config: Field<AffinityConfig>,
+    pub internal_traffic_policy: Field<Text>,
+    pub external_traffic_policy: Field<Text>,
+    pub health_check_node_port: Field<i64>,
+
+    pub node_name: Field<Text>,
+    pub host_network: Field<bool>,
+    pub termination_grace_period_seconds: Field<i64>,
+
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Field<Text>,
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: List<Text>,
+}
+
+/// An entry of a Service's or an EndpointSlice's `ports`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Port {
+    pub name: Field<Text>,
+    pub protocol: Field<Text>,
+    pub port: Field<i64>,
+    pub node_port: Field<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub client_ip: Field<ClientIp>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIp {
+    pub timeout_seconds: Field<i64>,
+}
+
+/// `status` of Service, Pod and Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    pub load_balancer: Field<LoadBalancer>,
+
+    pub phase: Field<Text>,
+    #[serde(rename = "podIP")]
+    pub pod_ip: Field<Text>,
+    #[serde(rename = "podIPs")]
+    pub pod_ips: List<PodIp>,
+
+    pub addresses: List<NodeAddress>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancer {
+    pub ingress: List<Ingress>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ingress {
+    pub ip: Field<Text>,
+    pub ip_mode: Field<Text>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    pub ip: Field<Text>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    #[serde(rename = "type")]
+    pub address_type: Field<Text>,
+    pub address: Field<Text>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    pub addresses: List<Text>,
+    pub conditions: Field<Conditions>,
+    pub node_name: Field<Text>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Conditions {
+    pub ready: Field<bool>,
+    pub serving: Field<bool>,
+    pub terminating: Field<bool>,
+}
+
+impl Section for RawObject {}
+impl Section for Metadata {}
+impl Section for Owner {}
+impl Section for Spec {}
+impl Section for Port {}
+impl Section for AffinityConfig {}
+impl Section for ClientIp {}
+impl Section for Status {}
+impl Section for LoadBalancer {}
+impl Section for Ingress {}
+impl Section for PodIp {}
+impl Section for NodeAddress {}
+impl Section for Endpoint {}
+impl Section for Conditions {}

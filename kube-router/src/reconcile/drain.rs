@@ -1,0 +1,91 @@
+//! Destinations on their way out (`--ipvs-graceful-termination`).
+//!
+//! ```text
+//!            unwanted            no connections left, or deadline over
+//!  weight 1 ---------> weight 0 -------------------------------------> deleted
+//!      ^                   |
+//!      +------- wanted ----+
+//! ```
+//!
+//! The queue lives in the kernel: a destination of weight 0 that nobody wants is being drained, also after a restart
+//! (its time then starts again). What is wanted again simply leaves the queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::desired::{Destination, VirtualKey};
+
+/// How often connections are counted (the original's interval).
+const CHECK_INTERVAL_MS: u64 = 5_000;
+
+type Key = (VirtualKey, Destination);
+
+#[derive(Debug, Default)]
+pub struct Drains {
+    deadlines: BTreeMap<Key, u64>,
+    over: BTreeSet<Key>,
+    next_check_ms: Option<u64>,
+}
+
+impl Drains {
+    /// Begins to drain, unless it is being drained already.
+    pub fn begin(&mut self, key: Key, now_ms: u64, period_ms: u64) {
+        self.deadlines.entry(key).or_insert(now_ms.saturating_add(period_ms));
+        self.next_check_ms.get_or_insert(now_ms + CHECK_INTERVAL_MS);
+    }
+
+    /// The destination is wanted again or gone.
+    pub fn end(&mut self, key: &Key) {
+        self.deadlines.remove(key);
+        self.over.remove(key);
+        if self.deadlines.is_empty() {
+            self.next_check_ms = None;
+        }
+    }
+
+    pub fn retain(&mut self, keep: impl Fn(&Key) -> bool) {
+        let gone: Vec<Key> = self.deadlines.keys().filter(|key| !keep(key)).copied().collect();
+        for key in gone {
+            self.end(&key);
+        }
+    }
+
+    pub fn contains(&self, key: &Key) -> bool {
+        self.deadlines.contains_key(key)
+    }
+
+    pub fn len(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    /// When the kernel must be asked next; `None`: nothing is being drained.
+    pub fn next_check_ms(&self) -> Option<u64> {
+        self.next_check_ms
+    }
+
+    /// The servers to ask about, if it is time.
+    pub fn due(&mut self, now_ms: u64) -> BTreeSet<VirtualKey> {
+        if self.next_check_ms.is_none_or(|at| now_ms < at) {
+            return BTreeSet::new();
+        }
+        self.next_check_ms = Some(now_ms + CHECK_INTERVAL_MS);
+        self.deadlines.keys().map(|(server, _)| *server).collect()
+    }
+
+    /// Takes the connection counts of one server in; returns whether anything is over.
+    pub fn judge(&mut self, server: &VirtualKey, busy: impl Fn(&Destination) -> bool, now_ms: u64) -> bool {
+        let over: Vec<Key> = self
+            .deadlines
+            .iter()
+            .filter(|((key, destination), deadline)| key == server && (now_ms >= **deadline || !busy(destination)))
+            .map(|(key, _)| *key)
+            .collect();
+        let any = !over.is_empty();
+        self.over.extend(over);
+        any
+    }
+
+    /// Drained long enough: may be deleted.
+    pub fn over(&self) -> &BTreeSet<Key> {
+        &self.over
+    }
+}

@@ -1,0 +1,350 @@
+//! The one loop with effects: waits for events, feeds the [`Reconciler`], carries out its commands on the planes.
+//!
+//! It runs on a thread of its own, because the planes block while the kernel works; the sources and the servers that
+//! show things out have threads of theirs and are never in its way. Nothing is decided here.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use super::{Command, Pass, Reconciler, journal, settings};
+use crate::{
+    apply::{ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, PlaneError, SysctlPlane},
+    objects::{Kind, ObjectEvent},
+    observe::{DestinationRow, Metrics, Plane, Pulse, Query, ServiceRow},
+    plan::{Observed, Stage},
+    sys::clock,
+};
+
+/// Orders between two signs of life; the kernel takes well under a second for them.
+const CHUNK: usize = 8_192;
+/// Events taken in before the kernel is brought up to date again.
+const EVENTS_PER_ROUND: usize = 4_096;
+
+/// The kernel's planes; each belongs to the driver's thread.
+pub struct Planes {
+    pub ipvs: Box<dyn IpvsPlane>,
+    pub net: Box<dyn NetPlane>,
+    pub firewall: Box<dyn FirewallPlane>,
+    pub conntrack: Box<dyn ConntrackPlane>,
+    pub sysctl: Box<dyn SysctlPlane>,
+}
+
+/// Everything the loop waits for. A closed events channel is no end: what is programmed stays cared for.
+pub struct Inputs {
+    pub events: mpsc::Receiver<ObjectEvent>,
+    pub queries: mpsc::Receiver<Query>,
+    /// The host's addresses changed.
+    pub addresses: mpsc::Receiver<()>,
+    /// `true`: end the loop and leave the dataplane as it is.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Where the loop reports.
+pub struct Outputs {
+    pub metrics: Arc<Metrics>,
+    pub pulse: Arc<Pulse>,
+    pub health_checks: watch::Sender<BTreeMap<u16, usize>>,
+    /// Called with every event before it is taken in (`--record`).
+    pub record: Option<Box<dyn FnMut(&ObjectEvent) + Send>>,
+}
+
+/// Why the loop ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// The original's words; the missing kinds follow in the log.
+    #[error("failed to synchronize cache: {0:?} timeout")]
+    CacheSyncTimeout(Duration),
+}
+
+pub struct Driver {
+    reconciler: Reconciler,
+    planes: Planes,
+    inputs: Inputs,
+    outputs: Outputs,
+    cache_sync_timeout: Duration,
+    timeouts: Option<IpvsTimeouts>,
+    /// Start of the running pass.
+    pass_began: Option<Instant>,
+}
+
+impl Driver {
+    pub fn new(
+        reconciler: Reconciler,
+        planes: Planes,
+        inputs: Inputs,
+        outputs: Outputs,
+        cache_sync_timeout: Duration,
+        timeouts: IpvsTimeouts,
+    ) -> Self {
+        for kind in Kind::ALL {
+            outputs.pulse.watch(kind);
+        }
+        Driver {
+            reconciler,
+            planes,
+            inputs,
+            outputs,
+            cache_sync_timeout,
+            timeouts: (timeouts != IpvsTimeouts::default()).then_some(timeouts),
+            pass_began: None,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub async fn run(mut self) -> Result<(), DriveError> {
+        loop {
+            self.alive();
+            let until_ms = match self.work() {
+                Command::Wait { until_ms } => until_ms,
+                Command::GiveUp { missing } => {
+                    error!(?missing, "no complete list of these kinds; is the API server reachable?");
+                    return Err(DriveError::CacheSyncTimeout(self.cache_sync_timeout));
+                }
+                _ => continue,
+            };
+            self.outputs.pulse.rest();
+            let wake = async {
+                match until_ms {
+                    Some(at) => tokio::time::sleep(Duration::from_millis(at.saturating_sub(clock::uptime_ms()))).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let stop = async {
+                // A vanished sender means that nobody is left who wants us to run.
+                let _ = self.inputs.stop.wait_for(|stop| *stop).await;
+            };
+            tokio::select! {
+                () = stop => return Ok(()),
+                Some(event) = self.inputs.events.recv() => {
+                    self.take(event);
+                    for _ in 1..EVENTS_PER_ROUND {
+                        match self.inputs.events.try_recv() {
+                            Ok(event) => self.take(event),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                Some(query) = self.inputs.queries.recv() => self.answer(query),
+                Some(()) = self.inputs.addresses.recv() => self.read_addresses(),
+                () = wake => {}
+            }
+        }
+    }
+
+    fn alive(&self) {
+        self.outputs.pulse.progress(clock::uptime_ms());
+    }
+
+    fn take(&mut self, event: ObjectEvent) {
+        if let Some(record) = &mut self.outputs.record {
+            record(&event);
+        }
+        if let ObjectEvent::RelistDone(kind) = &event {
+            self.outputs.pulse.set_complete(*kind, true);
+        }
+        self.reconciler.handle_event(event);
+    }
+
+    /// Carries out commands until there is nothing to do.
+    fn work(&mut self) -> Command {
+        loop {
+            let now_ms = clock::uptime_ms();
+            match self.reconciler.poll(now_ms) {
+                Command::Observe => {
+                    self.pass_began = Some(Instant::now());
+                    let result = self.observe();
+                    if let Err(error) = &result {
+                        debug!(%error, "the kernel could not be read");
+                    }
+                    self.reconciler.handle_observed(result, clock::uptime_ms());
+                    let foreign = self.reconciler.take_foreign();
+                    journal::foreign(&foreign);
+                }
+                Command::Apply(stage) => {
+                    self.pass_began.get_or_insert_with(Instant::now);
+                    for part in chunks(&stage) {
+                        self.alive();
+                        let result = self.apply(&part);
+                        let broken = result.is_err();
+                        self.reconciler.handle_applied(&part, result, clock::uptime_ms());
+                        if broken {
+                            break;
+                        }
+                    }
+                }
+                Command::CountConnections(servers) => {
+                    for server in servers {
+                        let counts = self.planes.ipvs.connections(&server).ok();
+                        self.reconciler.handle_connections(&server, counts.as_ref(), now_ms);
+                    }
+                }
+                idle @ (Command::Wait { .. } | Command::GiveUp { .. }) => {
+                    self.report();
+                    return idle;
+                }
+            }
+        }
+    }
+
+    fn observe(&mut self) -> Result<Observed, PlaneError> {
+        settings::load_modules(&mut *self.planes.sysctl);
+        self.ensure_settings();
+        self.alive();
+        let ipvs = self.planes.ipvs.observe()?;
+        self.alive();
+        if let Some(timeouts) = self.timeouts.take() {
+            self.planes.ipvs.set_timeouts(timeouts)?;
+        }
+        let net = self.planes.net.observe()?;
+        let firewall = self.planes.firewall.observe()?;
+        Ok(Observed { ipvs, net, firewall })
+    }
+
+    fn ensure_settings(&mut self) {
+        let interface = self.reconciler.node().primary_interface().map(str::to_owned);
+        let (written, problems) = settings::ensure(&mut *self.planes.sysctl, interface.as_deref());
+        self.outputs.metrics.kernel_wrote(Plane::Sysctl, written);
+        self.reconciler.handle_settings(problems);
+    }
+
+    fn apply(&mut self, stage: &Stage) -> Failures {
+        journal::stage(stage, self.reconciler.desired());
+        let (plane, result) = match stage {
+            Stage::Ipvs(ops) => (Plane::Ipvs, self.planes.ipvs.apply(ops)),
+            Stage::Net(ops) => (Plane::Net, self.planes.net.apply(ops)),
+            Stage::Firewall(ops) => (Plane::Firewall, self.planes.firewall.apply(ops)),
+            // A flow that stays is a nuisance for one client, not a reason to doubt the rest.
+            Stage::Conntrack(flows) => {
+                let flushed = self.planes.conntrack.flush_udp(flows).unwrap_or_else(|error| {
+                    warn!(%error, "UDP conntrack entries of removed endpoints stay until they time out");
+                    0
+                });
+                self.outputs.metrics.kernel_wrote(Plane::Conntrack, flushed);
+                return Ok(Vec::new());
+            }
+        };
+        match &result {
+            Ok(failures) => self.outputs.metrics.kernel_wrote(plane, stage.len() - failures.len()),
+            Err(_) => self.outputs.metrics.sync_failed(plane),
+        }
+        result
+    }
+
+    fn read_addresses(&mut self) {
+        match self.planes.net.observe() {
+            Ok(net) => self.reconciler.handle_host_addresses(net.host_addresses),
+            Err(error) => debug!(%error, "the host's addresses could not be read; the next full pass will"),
+        }
+    }
+
+    /// Tells what changed since the last report.
+    fn report(&mut self) {
+        for pass in self.reconciler.take_passes() {
+            let took = self.pass_began.take().map(|began| began.elapsed()).unwrap_or_default();
+            self.passed(pass, took);
+        }
+        let (appeared, resolved) = self.reconciler.problems().take_changes();
+        for problem in &appeared {
+            warn!(subject = %problem.subject, reason = problem.reason, "{}", problem.text);
+        }
+        for problem in &resolved {
+            info!(subject = %problem.subject, reason = problem.reason, "resolved: {}", problem.text);
+        }
+        if !appeared.is_empty() || !resolved.is_empty() {
+            let reasons: Vec<&'static str> = self.reconciler.problems().iter().map(|problem| problem.reason).collect();
+            self.outputs.metrics.set_problems(reasons);
+        }
+        self.outputs.metrics.set_drain_queue(self.reconciler.draining());
+        if let Some(ports) = self.reconciler.take_health_checks() {
+            self.outputs.health_checks.send_replace(ports);
+        }
+        if self.reconciler.is_ready() {
+            self.outputs.pulse.set_ready();
+        }
+    }
+
+    fn passed(&mut self, pass: Pass, took: Duration) {
+        self.outputs.metrics.sync_done(took, pass.refused == 0);
+        if pass.full {
+            // kube-dummy-if, and with it its rp_filter, may be new.
+            self.ensure_settings();
+        }
+        if pass.orders > 0 {
+            debug!(full = pass.full, orders = pass.orders, refused = pass.refused, ?took, "synced");
+        }
+    }
+
+    fn answer(&mut self, query: Query) {
+        // A reader that went away does not matter.
+        match query {
+            Query::Services(reply) => drop(reply.send(rows(&self.reconciler))),
+            Query::Problems(reply) => {
+                let rows = self
+                    .reconciler
+                    .problems()
+                    .iter()
+                    .map(|problem| (problem.subject.to_string(), problem.reason.to_owned(), problem.text.clone()));
+                drop(reply.send(rows.collect()));
+            }
+        }
+    }
+}
+
+/// Every virtual server we want, ordered by service, with what is being drained.
+pub fn rows(reconciler: &Reconciler) -> Vec<ServiceRow> {
+    let observed = reconciler.observed();
+    let mut rows: Vec<ServiceRow> = reconciler
+        .desired()
+        .table
+        .servers()
+        .map(|(key, owner, frontend)| {
+            let wanted = &frontend.server.destinations;
+            let mut destinations: Vec<DestinationRow> = wanted
+                .iter()
+                .map(|(address, weight)| DestinationRow { address: *address, weight: *weight, draining: false })
+                .collect();
+            if let Some(there) = observed.and_then(|observed| observed.ipvs.servers.get(key)) {
+                let draining = there.destinations.keys().filter(|address| !wanted.contains_key(address));
+                destinations.extend(draining.map(|address| DestinationRow {
+                    address: *address,
+                    weight: 0,
+                    draining: true,
+                }));
+            }
+            ServiceRow {
+                service: owner.clone(),
+                port_name: frontend.port_name.to_string(),
+                origin: frontend.origin.name().to_owned(),
+                address: key.address,
+                protocol: key.protocol,
+                port: key.port,
+                scheduler: frontend.server.scheduler.name().to_owned(),
+                sched_flags: frontend.server.flag_names(),
+                persistence_s: frontend.server.persistence_s,
+                destinations,
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| {
+        let rank = |row: &ServiceRow| -> (IpAddr, u8, u16) { (row.address, row.protocol.number(), row.port) };
+        a.service.cmp(&b.service).then_with(|| rank(a).cmp(&rank(b)))
+    });
+    rows
+}
+
+/// The stage in parts that take well under the time after which the loop would be called stuck.
+fn chunks(stage: &Stage) -> Vec<Stage> {
+    match stage {
+        Stage::Ipvs(ops) => ops.chunks(CHUNK).map(|part| Stage::Ipvs(part.to_vec())).collect(),
+        Stage::Net(ops) => ops.chunks(CHUNK).map(|part| Stage::Net(part.to_vec())).collect(),
+        Stage::Firewall(ops) => ops.chunks(CHUNK).map(|part| Stage::Firewall(part.to_vec())).collect(),
+        Stage::Conntrack(flows) => flows.chunks(CHUNK).map(|part| Stage::Conntrack(part.to_vec())).collect(),
+    }
+}

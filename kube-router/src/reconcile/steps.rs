@@ -1,0 +1,298 @@
+//! The answers to orders: what the kernel holds now, what was refused, what follows from it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{
+    Foreign, Pass, Reconciler,
+    problems::{Problems, Reporter},
+};
+use crate::{
+    apply::{OpFailure, PlaneError},
+    compile::{NodeView, Problem, Subject},
+    desired::{Desired, SetElement, VirtualKey},
+    objects::{Kind, ObjectKey, Protocol},
+    plan::{Backend, FirewallOp, IpvsOp, NetOp, Observed, Stage, plan_full},
+};
+
+impl Reconciler {
+    /// The next stage of the running plan, without the addresses whose virtual servers could not be made: an address
+    /// that nobody answers for would be answered by the host itself.
+    pub(super) fn next_stage(&mut self) -> Option<Stage> {
+        while let Some(stage) = self.running.pop_front() {
+            let stage = match (stage, &self.observed) {
+                (Stage::Net(ops), Some(observed)) if self.pass.is_some_and(|pass| pass.refused > 0) => {
+                    let answered = |address| has_server(observed, address);
+                    Stage::Net(
+                        ops.into_iter()
+                            .filter(|op| match op {
+                                NetOp::AddAddress(address) => answered(*address),
+                                NetOp::SetLocalRoute { vip, .. } => answered(*vip),
+                                _ => true,
+                            })
+                            .collect(),
+                    )
+                }
+                (stage, _) => stage,
+            };
+            if !stage.is_empty() {
+                return Some(stage);
+            }
+        }
+        None
+    }
+
+    /// Answer to [`Command::Observe`].
+    pub fn handle_observed(&mut self, result: Result<Observed, PlaneError>, now_ms: u64) {
+        let observed = match result {
+            Ok(observed) => observed,
+            Err(error) => return self.plane_failed(&error, now_ms),
+        };
+        self.handle_host_addresses(observed.net.host_addresses.clone());
+        self.compile();
+        self.full_at_ms = now_ms.saturating_add(self.config.sync_period.as_millis() as u64);
+        self.resume_drains(&observed, now_ms);
+        self.pending = Default::default();
+        let plan = plan_full(&self.desired, &observed, self.guard());
+        self.foreign = foreign(&plan.stages, &observed);
+        self.problems.report(Reporter::Kernel, Vec::new());
+        self.observed = Some(observed);
+        self.begin(plan, true);
+    }
+
+    /// Destinations that an earlier run, or an earlier order, left at weight 0.
+    fn resume_drains(&mut self, observed: &Observed, now_ms: u64) {
+        if self.config.graceful_period.is_none() {
+            return;
+        }
+        let there = |key: &(VirtualKey, std::net::SocketAddr)| {
+            observed.ipvs.servers.get(&key.0).is_some_and(|server| server.destinations.contains_key(&key.1))
+        };
+        self.drains.retain(there);
+        for (key, server) in &observed.ipvs.servers {
+            let Some((_, frontend)) = self.desired.table.server(key) else { continue };
+            for (destination, weight) in &server.destinations {
+                if *weight == 0 && !frontend.server.destinations.contains_key(destination) {
+                    let period = self.drain_period_ms(destination);
+                    self.drains.begin((*key, *destination), now_ms, period);
+                }
+            }
+        }
+    }
+
+    /// Answer to [`Command::Apply`].
+    pub fn handle_applied(&mut self, stage: &Stage, result: Result<Vec<OpFailure>, PlaneError>, now_ms: u64) {
+        let failures = match result {
+            Ok(failures) => failures,
+            Err(error) => return self.plane_failed(&error, now_ms),
+        };
+        let failed: BTreeMap<usize, &OpFailure> = failures.iter().map(|failure| (failure.index, failure)).collect();
+        let refused = |index: usize| failed.get(&index).copied();
+        let mut problems = Vec::new();
+        if let Some(pass) = &mut self.pass {
+            pass.refused += failures.len();
+        }
+        let Some(mut observed) = self.observed.take() else { return };
+        match stage {
+            Stage::Ipvs(ops) => {
+                for (index, op) in ops.iter().enumerate() {
+                    match refused(index) {
+                        None => {
+                            let _ = observed.ipvs.carry_out(op);
+                            self.note_drain(op, now_ms);
+                        }
+                        Some(failure) => {
+                            problems.push(describe(&self.desired, &self.node, Order::Ipvs(op), failure));
+                            if let IpvsOp::AddServer { key, .. } = op {
+                                self.shut(key);
+                            }
+                        }
+                    }
+                }
+            }
+            Stage::Net(ops) => {
+                for (index, op) in ops.iter().enumerate() {
+                    match refused(index) {
+                        None => drop(observed.net.carry_out(op)),
+                        Some(failure) => problems.push(describe(&self.desired, &self.node, Order::Net(op), failure)),
+                    }
+                }
+            }
+            Stage::Firewall(ops) => {
+                for (index, op) in ops.iter().enumerate() {
+                    match refused(index) {
+                        None => drop(observed.firewall.carry_out(op)),
+                        Some(failure) => {
+                            problems.push(describe(&self.desired, &self.node, Order::Firewall(op), failure));
+                        }
+                    }
+                }
+            }
+            Stage::Conntrack(_) => {}
+        }
+        self.problems.extend(Reporter::Kernel, problems);
+        self.observed = Some(observed);
+    }
+
+    /// A virtual server that could not be made leaves the set of open ports again.
+    fn shut(&mut self, key: &VirtualKey) {
+        let element = SetElement::ServicePort(*key);
+        self.running.push_back(Stage::Firewall(vec![
+            FirewallOp::DeleteElement(Backend::Nft, element),
+            FirewallOp::DeleteElement(Backend::Ipset, element),
+        ]));
+    }
+
+    fn note_drain(&mut self, op: &IpvsOp, now_ms: u64) {
+        match op {
+            IpvsOp::EditDestination { key, destination, weight: 0 } => {
+                let period = self.drain_period_ms(destination);
+                self.drains.begin((*key, *destination), now_ms, period);
+            }
+            IpvsOp::EditDestination { key, destination, .. }
+            | IpvsOp::AddDestination { key, destination, .. }
+            | IpvsOp::DeleteDestination { key, destination } => self.drains.end(&(*key, *destination)),
+            IpvsOp::DeleteServer { key } => self.drains.retain(|(server, _)| server != key),
+            _ => {}
+        }
+    }
+
+    /// What the kernel holds is unknown now: forget it, and look again after a while.
+    fn plane_failed(&mut self, error: &PlaneError, now_ms: u64) {
+        self.running.clear();
+        self.pass = None;
+        self.observed = None;
+        self.full_at_ms = now_ms + self.backoff.fail();
+        let (subject, reason) = match error {
+            PlaneError::Unavailable { what, .. } => (*what, "KernelFeatureMissing"),
+            PlaneError::Netlink { what, .. } => (*what, "KernelRefused"),
+            PlaneError::Io { .. } => ("kernel settings", "KernelRefused"),
+        };
+        let text = format!("{error}; trying again");
+        self.problems.report(Reporter::Kernel, vec![Problem { subject: Subject::Kernel(subject), reason, text }]);
+    }
+
+    pub(super) fn finish_pass(&mut self, now_ms: u64) {
+        let Some(pass) = self.pass.take() else { return };
+        if pass.refused > 0 {
+            self.full_at_ms = self.full_at_ms.min(now_ms + self.backoff.fail());
+        } else if pass.full {
+            self.backoff.succeed();
+            self.synced_once = true;
+        }
+        self.finished.push(pass);
+    }
+
+    /// Passes that ended since the last call.
+    pub fn take_passes(&mut self) -> Vec<Pass> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// What the last full pass is about to remove although it was never ours.
+    pub fn take_foreign(&mut self) -> Foreign {
+        std::mem::take(&mut self.foreign)
+    }
+
+    /// Every wanted order was carried out at least once.
+    pub fn is_ready(&self) -> bool {
+        self.synced_once
+    }
+
+    /// The health-check node ports, if they changed since the last call.
+    pub fn take_health_checks(&mut self) -> Option<std::collections::BTreeMap<u16, usize>> {
+        std::mem::take(&mut self.health_checks_changed).then(|| self.desired.table.health_checks())
+    }
+
+    pub fn problems(&mut self) -> &mut Problems {
+        &mut self.problems
+    }
+
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    pub fn node(&self) -> &NodeView {
+        &self.node
+    }
+
+    pub fn cluster(&self) -> &crate::cluster::ClusterState {
+        &self.cluster
+    }
+
+    pub fn draining(&self) -> usize {
+        self.drains.len()
+    }
+
+    /// The kernel as the reconciler believes it to be.
+    pub fn observed(&self) -> Option<&Observed> {
+        self.observed.as_ref()
+    }
+}
+
+enum Order<'a> {
+    Ipvs(&'a IpvsOp),
+    Net(&'a NetOp),
+    Firewall(&'a FirewallOp),
+}
+
+/// A refused order becomes a problem of the object that wanted it.
+fn describe(desired: &Desired, node: &NodeView, order: Order<'_>, failure: &OpFailure) -> Problem {
+    let owner = |key: &VirtualKey| desired.table.server(key).map(|(owner, _)| owner.clone());
+    let (service, what, plane): (Option<ObjectKey>, String, _) = match order {
+        Order::Ipvs(op) => match op {
+            IpvsOp::AddServer { key, .. } => (owner(key), format!("adding virtual server {key}"), "IPVS"),
+            IpvsOp::EditServer { key, .. } => (owner(key), format!("changing virtual server {key}"), "IPVS"),
+            IpvsOp::DeleteServer { key } => (owner(key), format!("removing virtual server {key}"), "IPVS"),
+            IpvsOp::DeleteMarkServer { mark, .. } => (None, format!("removing virtual server of mark {mark}"), "IPVS"),
+            IpvsOp::AddDestination { key, destination, .. } => {
+                (owner(key), format!("adding {destination} to {key}"), "IPVS")
+            }
+            IpvsOp::EditDestination { key, destination, .. } => {
+                (owner(key), format!("changing {destination} of {key}"), "IPVS")
+            }
+            IpvsOp::DeleteDestination { key, destination } => {
+                (owner(key), format!("removing {destination} from {key}"), "IPVS")
+            }
+        },
+        Order::Net(op) => (None, format!("{op:?}"), "kube-dummy-if"),
+        Order::Firewall(FirewallOp::AddElement(backend, element)) => {
+            (None, format!("adding {element} to the {backend:?} set {}", element.set().nft_name()), "firewall")
+        }
+        Order::Firewall(FirewallOp::DeleteElement(backend, element)) => {
+            (None, format!("removing {element} from the {backend:?} set {}", element.set().nft_name()), "firewall")
+        }
+        Order::Firewall(op) => (None, format!("{op:?}"), "firewall"),
+    };
+    let subject = match service {
+        Some(key) => Subject::Object(Kind::Service, key),
+        None => Subject::Kernel(plane),
+    };
+    let text = format!("{what} on node {}: {}; trying again", node.name, failure.refusal);
+    Problem { subject, reason: "KernelRefused", text }
+}
+
+fn has_server(observed: &Observed, address: IpAddr) -> bool {
+    let first = VirtualKey { address, protocol: Protocol::Tcp, port: 0 };
+    observed.ipvs.servers.range(first..).next().is_some_and(|(key, _)| key.address == address)
+}
+
+/// Virtual servers about to be removed that no set of ours mentions.
+fn foreign(stages: &[Stage], observed: &Observed) -> Foreign {
+    let mut found = Foreign::default();
+    let ops = stages.iter().filter_map(|stage| match stage {
+        Stage::Ipvs(ops) => Some(ops),
+        _ => None,
+    });
+    for op in ops.flatten() {
+        match op {
+            IpvsOp::DeleteServer { key } => {
+                let element = SetElement::ServicePort(*key);
+                if !observed.firewall.nft.contains(&element) && !observed.firewall.ipset.contains(&element) {
+                    found.servers.push(*key);
+                }
+            }
+            IpvsOp::DeleteMarkServer { mark, .. } => found.marks.push(*mark),
+            _ => {}
+        }
+    }
+    found
+}

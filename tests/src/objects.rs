@@ -1,0 +1,194 @@
+//! Kubernetes objects for the tests, written as manifests into a folder that agents watch.
+//!
+//! A manifest appears, changes and goes by rename and unlink, as an editor or a config map would do it.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::lab::{Node, Pod};
+
+/// A folder of manifests. Dropping it removes it.
+pub struct Manifests(TempDir);
+
+impl Manifests {
+    pub fn new() -> Result<Manifests> {
+        Ok(Manifests(TempDir::with_prefix("manifests").context("a folder for manifests")?))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// `--manifests=<folder>`
+    pub fn flag(&self) -> String {
+        format!("--manifests={}", self.path().display())
+    }
+
+    /// Writes objects as one file, at once.
+    pub fn put(&self, file: &str, objects: &[Value]) -> Result<()> {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        let hidden = self.path().join(format!(".{file}.new"));
+        fs::write(&hidden, serde_json::to_vec_pretty(&list)?)?;
+        fs::rename(hidden, self.path().join(format!("{file}.json")))?;
+        Ok(())
+    }
+
+    pub fn remove(&self, file: &str) -> Result<()> {
+        Ok(fs::remove_file(self.path().join(format!("{file}.json")))?)
+    }
+}
+
+/// A Node object for a node of the lab.
+pub fn node(node: &Node) -> Value {
+    let addresses: Vec<Value> =
+        node.addresses.iter().map(|net| json!({"type": "InternalIP", "address": net.addr()})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
+        "spec": {"podCIDRs": node.pod_cidrs}, "status": {"addresses": addresses},
+    })
+}
+
+/// A service under construction: its Service and its EndpointSlices.
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    name: String,
+    cluster_ips: Vec<IpAddr>,
+    kind: &'static str,
+    /// protocol, port, target port, node port
+    ports: Vec<(&'static str, u16, u16, u16)>,
+    endpoints: Vec<EndpointSpec>,
+    spec: Value,
+    annotations: Value,
+    ingress: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug)]
+pub struct EndpointSpec {
+    pub address: IpAddr,
+    pub node: String,
+    /// ready, serving, terminating
+    pub conditions: (bool, bool, bool),
+}
+
+impl ServiceSpec {
+    pub fn new(name: &str, cluster_ips: &[&str]) -> ServiceSpec {
+        ServiceSpec {
+            name: name.to_owned(),
+            cluster_ips: cluster_ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
+            kind: "ClusterIP",
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            spec: json!({}),
+            annotations: json!({}),
+            ingress: Vec::new(),
+        }
+    }
+
+    /// `TCP`, `UDP` or `SCTP`; `node_port` 0 means none.
+    pub fn port(mut self, protocol: &'static str, port: u16, target: u16, node_port: u16) -> Self {
+        self.ports.push((protocol, port, target, node_port));
+        self
+    }
+
+    pub fn kind(mut self, kind: &'static str) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Ready endpoints at these pods' addresses of both families.
+    pub fn pods<'a>(mut self, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
+        for pod in pods {
+            for address in &pod.addresses {
+                let conditions = (true, true, false);
+                self.endpoints.push(EndpointSpec { address: *address, node: pod.node.clone(), conditions });
+            }
+        }
+        self
+    }
+
+    pub fn endpoint(mut self, endpoint: EndpointSpec) -> Self {
+        self.endpoints.push(endpoint);
+        self
+    }
+
+    /// A field of `spec`.
+    pub fn with(mut self, field: &str, value: Value) -> Self {
+        self.spec[field] = value;
+        self
+    }
+
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations[key] = json!(value);
+        self
+    }
+
+    /// An address in `status.loadBalancer.ingress`.
+    pub fn ingress(mut self, address: &str) -> Self {
+        self.ingress.push(address.parse().expect("an address"));
+        self
+    }
+
+    /// The Service and one slice per family.
+    pub fn objects(&self) -> Vec<Value> {
+        let ports: Vec<Value> = self
+            .ports
+            .iter()
+            .map(|(protocol, port, target, node_port)| {
+                let name = format!("{}-{port}", protocol.to_lowercase());
+                let mut entry = json!({"name": name, "protocol": protocol, "port": port, "targetPort": target});
+                if *node_port != 0 {
+                    entry["nodePort"] = json!(node_port);
+                }
+                entry
+            })
+            .collect();
+        let mut spec = self.spec.clone();
+        spec["type"] = json!(self.kind);
+        spec["clusterIP"] = json!(self.cluster_ips.first());
+        spec["clusterIPs"] = json!(self.cluster_ips);
+        spec["ports"] = json!(ports);
+        let ingress: Vec<Value> = self.ingress.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+        let mut objects = vec![json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": self.name, "namespace": "default", "annotations": self.annotations},
+            "spec": spec, "status": {"loadBalancer": {"ingress": ingress}},
+        })];
+        for (family, ipv6) in [("IPv4", false), ("IPv6", true)] {
+            objects.push(self.slice(family, ipv6));
+        }
+        objects
+    }
+
+    fn slice(&self, family: &str, ipv6: bool) -> Value {
+        let ports: Vec<Value> = self
+            .ports
+            .iter()
+            .map(|(protocol, port, target, _)| {
+                json!({"name": format!("{}-{port}", protocol.to_lowercase()), "protocol": protocol, "port": target})
+            })
+            .collect();
+        let endpoints: Vec<Value> = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.address.is_ipv6() == ipv6)
+            .map(|endpoint| {
+                let (ready, serving, terminating) = endpoint.conditions;
+                json!({
+                    "addresses": [endpoint.address], "nodeName": endpoint.node,
+                    "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+                })
+            })
+            .collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{}-{}", self.name, family.to_lowercase()), "namespace": "default",
+                "labels": {"kubernetes.io/service-name": self.name},
+            },
+            "addressType": family, "ports": ports, "endpoints": endpoints,
+        })
+    }
+}
