@@ -13,6 +13,3 @@ mod plain;
 pub mod traffic;
 
 pub use traffic::{Traffic, TrafficClass};
-
-/// Version of everything in this crate that an object in the kernel may outlive: part of the path of pinned maps.
-pub const SCHEMA: u32 = 1;

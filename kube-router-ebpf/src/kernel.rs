@@ -1,11 +1,13 @@
 //! Access to packets and map values: the one place of this crate with unsafe code (besides what every BPF object must
 //! hold: licence and panic handler).
 
-use aya_ebpf::{bindings::bpf_hdr_start_off::BPF_HDR_START_NET, helpers::bpf_skb_load_bytes_relative, programs::TcContext};
+use aya_ebpf::{
+    bindings::bpf_hdr_start_off::BPF_HDR_START_NET, helpers::bpf_skb_load_bytes_relative, programs::TcContext,
+};
 use kube_router_common::Traffic;
 
-/// The packet's protocol (`ETH_P_*`, host byte order). The kernel has taken off VLAN tags, and knows it for devices
-/// without a link-layer header too.
+/// The packet's protocol (`ETH_P_*`, host byte order), for devices without a link-layer header too. The kernel has taken
+/// VLAN tags off what comes in; a tag still in a packet that goes out reads as the tag's protocol.
 #[inline(always)]
 pub fn ethertype(context: &TcContext) -> u16 {
     // SAFETY: the kernel hands a valid `__sk_buff` to the program and the verifier lets this field be read.

@@ -27,7 +27,7 @@ fn ask(ns: &Namespace, transport: Transport, to: SocketAddr) -> Result<Answer, P
 
 /// A service of every kind in one: `number` tells its addresses apart.
 fn everything(name: &str, number: u8, policy: &str) -> ServiceSpec {
-    let mut spec = ServiceSpec::new(name, &[&format!("10.96.1.{number}"), &format!("fd00:10:96::1:{number}")])
+    let mut spec = ServiceSpec::new(name, &[&format!("10.96.1.{number}"), &format!("fd00:10:96::1{number}")])
         .kind("LoadBalancer")
         .with("externalIPs", json!([format!("203.0.113.{number}"), format!("2001:db8:113::{number}")]))
         .with("internalTrafficPolicy", json!(policy))
@@ -51,7 +51,7 @@ fn targets(number: u8, transport: usize, node: IpAddr) -> Vec<Target> {
     vec![
         Target {
             kind: "ClusterIP",
-            address: port80(ip(format!("10.96.1.{number}"), format!("fd00:10:96::1:{number}"))),
+            address: port80(ip(format!("10.96.1.{number}"), format!("fd00:10:96::1{number}"))),
         },
         Target {
             kind: "ExternalIP",
@@ -172,18 +172,19 @@ fn a_node_without_local_endpoints_does_not_serve_a_local_policy() {
 #[ignore = "needs IPVS and SCTP: cargo xtask test --tier 4"]
 fn a_pod_reaches_itself_through_its_service_when_hairpin_is_asked_for() {
     let mut cluster = Cluster::new("hairpin");
-    let web1 = cluster.find("web-1");
-    let spec = ServiceSpec::new("self", &["10.96.1.9", "fd00:10:96::1:9"])
+    // The reply comes back through the port that it left by: the CNI configuration must allow that (hairpinMode).
+    let web1 = cluster.hairpin_pod("self-1", 1, 19);
+    let spec = ServiceSpec::new("self", &["10.96.1.9", "fd00:10:96::19"])
         .kind("NodePort")
         .port("TCP", 80, 8080, 30_090)
         .pods([&web1])
         .annotation("kube-router.io/service.hairpin", "");
     cluster.manifests.put("self", &spec.objects()).unwrap();
     cluster.start(&[1], &[]);
-    for to in ["10.96.1.9:80", "[fd00:10:96::1:9]:80", "192.168.77.1:30090", "[fd00:77::1]:30090"] {
+    for to in ["10.96.1.9:80", "[fd00:10:96::19]:80", "192.168.77.1:30090", "[fd00:77::1]:30090"] {
         let to: SocketAddr = to.parse().unwrap();
         let answer = ask(&web1.ns, Transport::Tcp, to).unwrap_or_else(|error| panic!("{to}: {error}"));
-        assert_eq!((answer.name.as_str(), answer.client), ("web-1", to.ip()), "the pod sees the service address");
+        assert_eq!((answer.name.as_str(), answer.client), ("self-1", to.ip()), "the pod sees the service address");
     }
 }
 
@@ -203,8 +204,8 @@ fn the_guard_answers_ping_refuses_other_ports_and_leaves_the_node_alone() {
         let refused = ask(outside, Transport::Tcp, format!("{vip}:2222").parse().unwrap());
         assert!(matches!(refused, Err(ProbeError::Refused)), "{vip}:2222: {refused:?}");
     }
-    outside.command("ping", &["-6", "-c1", "-W5", "fd00:10:96::1:1"]).unwrap();
-    let refused = ask(outside, Transport::Tcp, "[fd00:10:96::1:1]:2222".parse().unwrap());
+    outside.command("ping", &["-6", "-c1", "-W5", "fd00:10:96::11"]).unwrap();
+    let refused = ask(outside, Transport::Tcp, "[fd00:10:96::11]:2222".parse().unwrap());
     assert!(matches!(refused, Err(ProbeError::Refused)), "{refused:?}");
     assert_eq!(ask(outside, Transport::Tcp, "192.168.77.1:2222".parse().unwrap()).unwrap().name, "host");
 }
@@ -217,7 +218,7 @@ fn a_service_without_endpoints_refuses_at_once() {
     cluster.start(&[1], &[]);
     let c1 = cluster.find("c1");
     for (who, ns) in [("node", &cluster.node(1).ns), ("pod", &c1.ns), ("outside", &cluster.outside)] {
-        for to in ["10.96.1.1:80", "203.0.113.1:80", "[fd00:10:96::1:1]:80", "192.168.77.1:30010"] {
+        for to in ["10.96.1.1:80", "203.0.113.1:80", "[fd00:10:96::11]:80", "192.168.77.1:30010"] {
             let answer = ask(ns, Transport::Tcp, to.parse().unwrap());
             assert!(matches!(answer, Err(ProbeError::Refused)), "{to} from {who}: {answer:?}");
         }

@@ -22,8 +22,10 @@ use crate::{
     sys::clock,
 };
 
-/// Orders between two signs of life; the kernel takes well under a second for them.
+/// Orders between two signs of life; the kernel takes about a second for them at most.
 const CHUNK: usize = 8_192;
+/// The same for addresses: the kernel walks a list of all of them for each.
+const NET_CHUNK: usize = 512;
 /// Events taken in before the kernel is brought up to date again.
 const EVENTS_PER_ROUND: usize = 4_096;
 
@@ -343,7 +345,7 @@ pub fn rows(reconciler: &Reconciler) -> Vec<ServiceRow> {
 fn chunks(stage: &Stage) -> Vec<Stage> {
     match stage {
         Stage::Ipvs(ops) => ops.chunks(CHUNK).map(|part| Stage::Ipvs(part.to_vec())).collect(),
-        Stage::Net(ops) => ops.chunks(CHUNK).map(|part| Stage::Net(part.to_vec())).collect(),
+        Stage::Net(ops) => ops.chunks(NET_CHUNK).map(|part| Stage::Net(part.to_vec())).collect(),
         Stage::Firewall(ops) => ops.chunks(CHUNK).map(|part| Stage::Firewall(part.to_vec())).collect(),
         Stage::Conntrack(flows) => flows.chunks(CHUNK).map(|part| Stage::Conntrack(part.to_vec())).collect(),
     }

@@ -78,9 +78,24 @@ impl Cluster {
 
     /// A pod that answers TCP, UDP and SCTP on 8080.
     pub fn pod(&mut self, name: &str, node: u8, last: u8) -> Pod {
+        self.make_pod(name, node, last, false)
+    }
+
+    /// One whose bridge port may send a frame back where it came from.
+    pub fn hairpin_pod(&mut self, name: &str, node: u8, last: u8) -> Pod {
+        self.make_pod(name, node, last, true)
+    }
+
+    fn make_pod(&mut self, name: &str, node: u8, last: u8, hairpin: bool) -> Pod {
         let addresses = [format!("10.244.{node}.{last}"), format!("fd00:10:244:{node}::{last:x}")];
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let pod = self.lab.pod(&format!("n{node}"), name, &addresses).unwrap();
+        let node = format!("n{node}");
+        let pod = if hairpin {
+            self.lab.pod_with_hairpin(&node, name, &addresses)
+        } else {
+            self.lab.pod(&node, name, &addresses)
+        };
+        let pod = pod.unwrap();
         self.servers.push(Serve::new().tcp(8080).udp(8080).sctp(8080).start(&pod.ns, name).unwrap());
         pod
     }

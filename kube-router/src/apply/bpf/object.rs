@@ -57,7 +57,7 @@ mod tests {
         lines.join("\n")
     }
 
-    /// A difference here is a change of the border between kernel and agent: is `SCHEMA` still right?
+    /// A difference here is a change of the border between kernel and agent.
     #[test]
     fn the_object_holds_what_the_agent_expects() {
         let object = Object::parse(embedded().expect("cfg says so")).expect("an object");

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use netlink_packet_core::Emitable;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -84,10 +84,9 @@ pub fn address(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     if address.is_ipv4() {
         message.header.scope = AddressScope::Link;
-    } else {
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
+    // No IFA_F_NODAD: a dummy link has no ARP, so the kernel checks for no duplicates there and the address is usable
+    // at once; and `ip addr` shows what it always showed.
     message
 }
 
