@@ -4,10 +4,10 @@
 //! in the network namespace of the thread that spawns it, which is what [`Namespace::spawn`](crate::lab::Namespace) uses.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -29,17 +29,17 @@ const TAIL: usize = 25;
 pub struct Process {
     name: String,
     child: Child,
-    output: Arc<Output>,
+    output: Arc<Collected>,
     ended: Option<ExitStatus>,
 }
 
 #[derive(Default)]
-struct Output {
+struct Collected {
     lines: Mutex<Vec<String>>,
     more: Condvar,
 }
 
-impl Output {
+impl Collected {
     fn lines(&self) -> MutexGuard<'_, Vec<String>> {
         // A reader that panicked has at worst lost a line; what it did collect is still true.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,7 +65,7 @@ impl Process {
     pub fn spawn(name: &str, mut command: Command) -> Result<Process> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("starting {name} ({command:?})"))?;
-        let output = Arc::new(Output::default());
+        let output = Arc::new(Collected::default());
         if let Some(stdout) = child.stdout.take() {
             output.clone().collect(stdout);
         }
@@ -181,6 +181,26 @@ impl Drop for Process {
 /// Runs to the end and returns standard output; a failure carries the command and what it said.
 pub fn output(mut command: Command) -> Result<String> {
     let done = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
+    judged(&command, done)
+}
+
+/// The same with something on standard input.
+pub fn output_with_input(mut command: Command, input: &str) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
+    let stdin = child.stdin.take();
+    // Written beside the reading: a program that answers as it reads would else wait for us while we wait for it.
+    let done = thread::scope(|scope| {
+        scope.spawn(move || {
+            // One that does not read to the end says why by its status.
+            let _ = stdin.map(|mut stdin| stdin.write_all(input.as_bytes()));
+        });
+        child.wait_with_output()
+    });
+    judged(&command, done.with_context(|| format!("waiting for {command:?}"))?)
+}
+
+fn judged(command: &Command, done: Output) -> Result<String> {
     if !done.status.success() {
         bail!("{command:?}: {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
     }

@@ -8,15 +8,14 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
     os::unix::fs::MetadataExt,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
     sync::Arc,
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
@@ -131,19 +130,10 @@ impl Namespace {
         }
         let mut text = lines.join("\n");
         text.push('\n');
-        self.run(|| {
-            let mut command = Command::new("ip");
-            command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            let mut child = command.spawn().context("starting ip")?;
-            if let Some(mut stdin) = child.stdin.take() {
-                stdin.write_all(text.as_bytes()).context("writing to ip")?;
-            }
-            let done = child.wait_with_output().context("waiting for ip")?;
-            if !done.status.success() {
-                bail!("ip -batch in {}: {}\n{text}", self.name, String::from_utf8_lossy(&done.stderr).trim());
-            }
-            Ok(())
-        })
+        let mut command = Command::new("ip");
+        command.args(["-batch", "-"]);
+        let done = self.run(|| process::output_with_input(command, &text));
+        done.map(drop).with_context(|| format!("in {}:\n{text}", self.name))
     }
 
     /// Writes a sysctl of this namespace, e.g. `net/ipv4/ip_forward`.
