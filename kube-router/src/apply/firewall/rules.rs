@@ -4,6 +4,7 @@
 //! input (filter, input, priority 0)          only with `guard`
 //!   to @svipN -> servicesN:  protocol and port in @svip-prtN: accept
 //!                            the ICMP a host must answer: accept
+//!                            replies to what the node itself sent from a service address: accept
 //!                            not an address of the node's own (@local-ipsN): refuse
 //! postrouting (nat, postrouting, priority 100)
 //!   original direction, not DNATed by others, not to @svipN, but once sent to @svip-prtN -> snatN:
@@ -15,7 +16,8 @@
 //! that the client asked for. It refuses TCP with a reset, where the original sends port unreachable to all: a client
 //! on this machine gets that ICMP while its own connect() still holds the socket, takes it for a passing trouble and
 //! tries again after a second (seen on 6.1, 6.12 and 6.18), and ICMP errors are limited to about one a second for each
-//! peer. After IPVS the packet carries the backend, and conntrack's original tuple still the
+//! peer. Replies are let in because the node uses a service address as its source towards that same address until
+//! the local route names a better one (the original refuses them). After IPVS the packet carries the backend, and conntrack's original tuple still the
 //! service (needs `net.ipv4.vs.conntrack=1`): that is the equivalent of iptables' `-m ipvs --vmethod MASQ`, which
 //! nftables lacks. IPVS leaves the DNAT bit of a connection alone, so with the bit set the rewriting was somebody
 //! else's. A nat chain sees the first packet of a connection only.
@@ -129,6 +131,12 @@ fn guard(v6: bool) -> Vec<Vec<Expr>> {
         icmp.push(accept.clone());
         rules.push(icmp);
     }
+
+    let mut reply = of_family(v6);
+    reply.push(Expr::Ct { key: expr::CT_DIRECTION, direction: None, to: Slot(0) });
+    reply.push(Expr::Compare { slot: Slot(0), equal: true, value: vec![1] });
+    reply.push(accept);
+    rules.push(reply);
 
     let not_the_nodes = [destination(v6, Slot(0)), in_set(SetName::LocalIps, v6, true)];
     let mut reset = of_family(v6);
