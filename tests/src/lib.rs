@@ -8,12 +8,16 @@
 //! probe    what asks: one question, or many clients for a while
 //! api      etcd, kube-apiserver and kube-controller-manager as child processes
 //! agent    kube-router as a child process in a namespace
+//! http     a plain request
 //! process  a child process that ends with its owner, and its log
 //! ```
 //!
 //! Everything here needs root, and removes on drop what it made, and only that. Tests that use it are `#[ignore]`d;
 //! `cargo xtask test` runs them where they can run.
 
+pub mod agent;
+pub mod api;
+pub mod http;
 pub mod lab;
 pub mod netns;
 pub mod probe;

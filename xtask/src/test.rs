@@ -184,7 +184,8 @@ fn prepare(jobs: &[Job]) -> Result<Vec<(String, String)>> {
     let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
     let mut environment = vec![
         ("KUBE_ROUTER_BIN".to_string(), path(paths::target().join("debug/kube-router"))),
-        ("RUST_BACKTRACE".to_string(), env::var("RUST_BACKTRACE").unwrap_or_else(|_| "1".into())),
+        // A panic's own place is enough; errors would otherwise carry a second, longer list of frames.
+        ("RUST_LIB_BACKTRACE".to_string(), "0".to_string()),
     ];
     if build_ebpf::exists() {
         environment.push(("KUBE_ROUTER_BPF_OBJECT".to_string(), path(paths::bpf_object())));

@@ -143,7 +143,7 @@ impl Pod {
         // The node's end first: a default route by IPv6 wants a link that is up at both ends.
         let (setup, rest) = batch.split_at(batch.find("link set eth0 up").unwrap_or(batch.len()));
         ns.ip(setup)?;
-        node.ns.ip(&format!("link set {port} master kube-bridge up\n"))?;
+        node.ns.ip(&format!("link set dev {port} master kube-bridge up\n"))?;
         ns.ip(rest)?;
         Ok(Pod { name: name.to_string(), ns, node: node.clone(), ip4, ip6, port })
     }
@@ -151,7 +151,7 @@ impl Pod {
     /// Lets the bridge send a packet back out of the port it came from, as the CNI option `hairpinMode` does.
     pub fn hairpin(&self, on: bool) -> Result<()> {
         let word = if on { "on" } else { "off" };
-        self.node.ns.ip(&format!("link set {} type bridge_slave hairpin {word}\n", self.port))
+        self.node.ns.ip(&format!("link set dev {} type bridge_slave hairpin {word}\n", self.port))
     }
 
     /// Serves on these ports, from threads of this process, until the handle is dropped.
@@ -186,8 +186,8 @@ fn add_address(address: &IpNet, link: &str) -> String {
 /// Connects a namespace to the wire.
 pub(super) fn plug(fabric: &Netns, ns: &Netns, port: &str, link: &str, addresses: &[IpNet]) -> Result<()> {
     ensure!(port.len() <= 15, "{port}: longer than a link's name may be");
-    fabric.ip(&format!("link add {port} master br0 up type veth peer name {link} netns {}\n", ns.name()))?;
-    let mut batch = format!("link set lo up\nlink set {link} up\n");
+    fabric.ip(&format!("link add name {port} master br0 up type veth peer name {link} netns {}\n", ns.name()))?;
+    let mut batch = format!("link set lo up\nlink set dev {link} up\n");
     for address in addresses {
         batch += &add_address(address, link);
     }
