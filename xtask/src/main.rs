@@ -8,6 +8,7 @@ mod bench;
 mod build_ebpf;
 mod cargo;
 mod demo;
+mod host;
 mod paths;
 mod setup;
 mod sh;

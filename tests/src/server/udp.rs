@@ -15,10 +15,11 @@ use socket2::Socket;
 use super::Shared;
 
 pub(super) fn want_destination(socket: &Socket, address: IpAddr) -> Result<()> {
-    Ok(match address {
+    match address {
         IpAddr::V4(_) => setsockopt(socket, Ipv4PacketInfo, &true)?,
         IpAddr::V6(_) => setsockopt(socket, Ipv6RecvPacketInfo, &true)?,
-    })
+    }
+    Ok(())
 }
 
 pub(super) fn answer(socket: &Socket, shared: &Shared) {

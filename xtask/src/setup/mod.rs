@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use crate::paths;
 use crate::vm::Kernel;
 
+pub use apt::as_root;
 pub use tools::BpfToolchain;
 
 #[derive(clap::Args)]
@@ -50,7 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         kubernetes()?;
     }
     if !args.without_licences {
-        step("cargo-deny", tools::cargo_deny_present(), tools::install_cargo_deny)?;
+        licence_checker()?;
     }
     eprintln!("{:6.1} s  setup is complete; the cache is {}", begin.elapsed().as_secs_f64(), paths::cache()?.display());
     Ok(ExitCode::SUCCESS)
@@ -90,6 +91,11 @@ pub fn kubernetes() -> Result<PathBuf> {
     }
     step("Kubernetes components", kubernetes::is_built()?, kubernetes::build)?;
     kubernetes::dir()
+}
+
+/// cargo-deny.
+pub fn licence_checker() -> Result<()> {
+    step("cargo-deny", tools::cargo_deny_present(), tools::install_cargo_deny)
 }
 
 fn packages(what: &str, wanted: &[apt::Package]) -> Result<()> {

@@ -74,12 +74,7 @@ pub fn install_bpf_linker() -> Result<()> {
 }
 
 pub fn cargo_deny_present() -> bool {
-    cargo_deny().is_some()
-}
-
-/// The licence checker, where it is installed.
-pub fn cargo_deny() -> Option<PathBuf> {
-    paths::program("cargo-deny")
+    paths::program("cargo-deny").is_some()
 }
 
 pub fn install_cargo_deny() -> Result<()> {

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::count::Count;
-use super::{Job, heading, host};
-use crate::sh;
+use super::{Job, heading};
 use crate::vm::{self, VmOptions, VmStatus};
+use crate::{host, sh};
 
 /// An emulated machine keeps about 1.3 cores busy, and a test with deadlines suffers from more neighbours.
 const MACHINES: usize = 2;
@@ -44,7 +44,8 @@ pub fn run_all(jobs: &[Job], filter: Option<&str>, environment: &[(String, Strin
 
 fn on_this_machine(job: &Job, filter: Option<&str>, environment: &[(String, String)]) -> Result<Count> {
     let timeout = Duration::from_secs(job.rule.timeout_s);
-    let mut command = host::command(&job.binary, filter, environment, timeout);
+    let mut command = host::isolated(environment, timeout);
+    command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(filter);
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", sh::line(&command)))?;
     let output = tee(child.stdout.take().context("piped")?)?;
