@@ -87,10 +87,7 @@ fn measure(name: &str, args: &Args) -> Result<Report> {
     let options = VmOptions {
         icount: true,
         timeout: Duration::from_secs(args.timeout),
-        env: vec![
-            ("KUBE_ROUTER_BIN".into(), text(release.join("kube-router"))),
-            ("KUBE_ROUTER_BPF_OBJECT".into(), text(paths::bpf_object())),
-        ],
+        env: vec![("KUBE_ROUTER_BIN".into(), text(release.join("kube-router")))],
         modules: ["ip_vs", "br_netfilter"].map(String::from).to_vec(),
         ..VmOptions::new(args.kernel)
     };

@@ -80,11 +80,8 @@ fn prepare(args: &Args) -> Result<(PathBuf, Vec<(String, String)>)> {
     ensure!(program.is_file(), "the test crate has no program `demo`");
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let mut environment = vec![("KUBE_ROUTER_BIN".to_string(), text(paths::target().join("debug/kube-router")))];
-    if build_ebpf::exists() {
-        environment.push(("KUBE_ROUTER_BPF_OBJECT".to_string(), text(paths::bpf_object())));
-    }
     if args.from_cluster {
-        environment.push(("KUBEBUILDER_ASSETS".to_string(), text(setup::kubernetes()?)));
+        environment.push(("KUBE_ROUTER_TEST_KUBE_BIN".to_string(), text(setup::kubernetes()?)));
     }
     Ok((program, environment))
 }

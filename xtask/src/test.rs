@@ -44,7 +44,17 @@ pub struct Job {
     tests: u32,
 }
 
+/// libtest's arguments that choose tests.
+fn selection(rule: &Rule, filter: Option<&str>) -> Vec<String> {
+    let skipped = rule.skip.iter().flat_map(|name| ["--skip".to_string(), name.to_string()]);
+    skipped.chain(filter.map(String::from)).collect()
+}
+
 impl Job {
+    fn selection(&self, filter: Option<&str>) -> Vec<String> {
+        selection(self.rule, filter)
+    }
+
     fn title(&self) -> String {
         let place = self.kernel.map_or("this machine".to_string(), |kernel| format!("kernel {kernel}"));
         format!("tier {}: {}/tests/{} on {place}", self.tier, self.binary.package, self.binary.name)
@@ -118,19 +128,23 @@ fn select(binaries: &[TestBinary], tiers: &[u8], kernels: &[Kernel], filter: Opt
     }
     let mut jobs = Vec::new();
     for binary in binaries.iter().filter(|binary| binary.integration) {
-        let ignored = list(binary, "--ignored", filter)?;
-        if ignored == 0 {
+        if list(binary, "--ignored", &filter.map(String::from).into_iter().collect::<Vec<_>>())? == 0 {
             continue;
         }
         let rule = tiers::rule_for(&binary.package, &binary.name).with_context(|| {
             format!("{}/tests/{}.rs has ignored tests and no place in xtask/src/tiers.rs", binary.package, binary.name)
         })?;
+        let selection = selection(rule, filter);
+        let ignored = list(binary, "--ignored", &selection)?;
+        if ignored == 0 {
+            continue;
+        }
         for &(tier, place) in rule.runs.iter().filter(|(tier, _)| tiers.contains(tier)) {
             let job = |kernel, tests| Job { tier, binary: binary.clone(), rule, kernel, tests };
             match place {
                 Place::Host => jobs.push(job(None, ignored)),
                 Place::Vm => {
-                    let tests = list(binary, "--include-ignored", filter)?;
+                    let tests = list(binary, "--include-ignored", &selection)?;
                     jobs.extend(kernels.iter().map(|&kernel| job(Some(kernel), tests)));
                 }
             }
@@ -141,8 +155,8 @@ fn select(binaries: &[TestBinary], tiers: &[u8], kernels: &[Kernel], filter: Opt
 }
 
 /// How many tests a binary would run; asked without privileges.
-fn list(binary: &TestBinary, which: &str, filter: Option<&str>) -> Result<u32> {
-    let text = sh::read_text(sh::command(&binary.path).args(["--list", "--format=terse", which]).args(filter))?;
+fn list(binary: &TestBinary, which: &str, selection: &[String]) -> Result<u32> {
+    let text = sh::read_text(sh::command(&binary.path).args(["--list", "--format=terse", which]).args(selection))?;
     Ok(text.lines().filter(|line| line.ends_with(": test")).count() as u32)
 }
 
@@ -186,11 +200,8 @@ fn prepare(jobs: &[Job]) -> Result<Vec<(String, String)>> {
         // A panic's own place is enough; errors would otherwise carry a second, longer list of frames.
         ("RUST_LIB_BACKTRACE".to_string(), "0".to_string()),
     ];
-    if build_ebpf::exists() {
-        environment.push(("KUBE_ROUTER_BPF_OBJECT".to_string(), path(paths::bpf_object())));
-    }
     if jobs.iter().any(|job| job.rule.kubernetes) {
-        environment.push(("KUBEBUILDER_ASSETS".to_string(), path(setup::kubernetes()?)));
+        environment.push(("KUBE_ROUTER_TEST_KUBE_BIN".to_string(), path(setup::kubernetes()?)));
     }
     Ok(environment)
 }

@@ -31,16 +31,30 @@ pub struct Rule {
     pub runs: &'static [(u8, Place)],
     /// The Kubernetes components must have been built.
     pub kubernetes: bool,
+    /// The file does not start its API server itself: it is run inside the program `with-api-server` of the test crate.
+    pub control_plane: bool,
     /// Modules that a virtual machine loads first. Most load by themselves when a netlink family, a link kind or a
     /// socket asks for them; these are the ones that only a sysctl or nothing at all asks for.
     pub modules: &'static [&'static str],
     pub memory_mib: u32,
+    /// Tests that only another test starts, as a child process.
+    pub skip: &'static [&'static str],
     /// For one run of the file, boot included. About three times what it takes on a quiet machine.
     pub timeout_s: u64,
 }
 
 const fn rule(package: &'static str, name: &'static str, runs: &'static [(u8, Place)]) -> Rule {
-    Rule { package, name, runs, kubernetes: false, modules: &[], memory_mib: 1536, timeout_s: 300 }
+    Rule {
+        package,
+        name,
+        runs,
+        kubernetes: false,
+        control_plane: false,
+        modules: &[],
+        skip: &[],
+        memory_mib: 1536,
+        timeout_s: 300,
+    }
 }
 
 const NETWORK: &[&str] = &["ip_vs", "br_netfilter"];
@@ -51,6 +65,13 @@ pub const RULES: &[Rule] = &[
     Rule { memory_mib: 2048, ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_kernel", &[(1, Host), (4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "ipvs_kernel", &[(4, Vm)]) },
+    Rule {
+        kubernetes: true,
+        control_plane: true,
+        skip: &["follow_and_tell_the_heap"],
+        timeout_s: 900,
+        ..rule("kube-router", "kube_api", &[(5, Host)])
+    },
     Rule { modules: NETWORK, ..rule("kube-router", "net_kernel", &[(4, Vm)]) },
     Rule {
         kubernetes: true,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::count::Count;
 use super::{Job, heading};
 use crate::vm::{self, VmOptions, VmStatus};
-use crate::{host, sh};
+use crate::{host, paths, sh};
 
 /// An emulated machine keeps about 1.3 cores busy, and a test with deadlines suffers from more neighbours.
 const MACHINES: usize = 2;
@@ -45,7 +45,10 @@ pub fn run_all(jobs: &[Job], filter: Option<&str>, environment: &[(String, Strin
 fn on_this_machine(job: &Job, filter: Option<&str>, environment: &[(String, String)]) -> Result<Count> {
     let timeout = Duration::from_secs(job.rule.timeout_s);
     let mut command = host::isolated(environment, timeout);
-    command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(filter);
+    if job.rule.control_plane {
+        command.arg(paths::target().join("debug/with-api-server"));
+    }
+    command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(job.selection(filter));
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", sh::line(&command)))?;
     let output = tee(child.stdout.take().context("piped")?)?;
@@ -70,7 +73,7 @@ fn in_machine(
     };
     let mut argv = vec![job.binary.path.to_string_lossy().into_owned()];
     argv.extend(["--include-ignored", "--test-threads=1"].map(String::from));
-    argv.extend(filter.map(String::from));
+    argv.extend(job.selection(filter));
     let progress = sh::Progress::start(&job.title());
     let output = vm::run(&options, &argv)?;
     drop(progress);
