@@ -26,9 +26,9 @@ pub fn target() -> PathBuf {
     workspace().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// The BPF object that `build-ebpf` writes.
+/// The BPF object that `build-ebpf` writes. Not in a redirected build folder: the agent's build looks for it here.
 pub fn bpf_object() -> PathBuf {
-    target().join("bpf/kube-router-ebpf.o")
+    workspace().join("target/bpf/kube-router-ebpf.o")
 }
 
 /// The cache folder; not created here.
