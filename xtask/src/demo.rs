@@ -116,8 +116,9 @@ fn in_machine(args: &Args, argv: &[String], env: Vec<(String, String)>, control:
 fn on_this_machine(args: &Args, argv: &[String], env: &[(String, String)], control: &Path) -> Result<ExitCode> {
     let mut command = host::isolated(env, if args.keep { LONG } else { SHORT });
     if args.keep {
-        // The first process of a PID namespace takes the others with it when it is killed.
-        let script = format!("bash -c \"$KEEPER\" keeper {} & exec \"$@\"", sh::quote(&control.to_string_lossy()));
+        // The first process of a PID namespace cannot be killed from inside: that is the shell, and it ends with the
+        // demonstration.
+        let script = format!("bash -c \"$KEEPER\" keeper {} & \"$@\"", sh::quote(&control.to_string_lossy()));
         command.args(["env", &format!("KEEPER={}", guest::KEEPER), "bash", "-c", &script, "bash"]);
         prompt(control, "kill -9 -1");
     }

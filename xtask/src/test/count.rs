@@ -1,4 +1,4 @@
-//! Counting: libtest's closing lines, summed.
+//! Counting: libtest's closing lines.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -12,17 +12,10 @@ pub struct Count {
 }
 
 impl Count {
-    /// The sum over every `test result:` line, and how many such lines there were.
-    pub fn of_libtest(output: &[u8]) -> (Count, u32) {
-        let mut sum = Count::default();
-        let mut lines = 0;
-        for line in String::from_utf8_lossy(output).lines() {
-            if let Some(rest) = line.trim().strip_prefix("test result: ") {
-                sum += Count::of_line(rest);
-                lines += 1;
-            }
-        }
-        (sum, lines)
+    /// Every `test result:` line, in order.
+    pub fn of_libtest(output: &[u8]) -> Vec<Count> {
+        let text = String::from_utf8_lossy(output);
+        text.lines().filter_map(|line| line.strip_prefix("test result: ")).map(Count::of_line).collect()
     }
 
     /// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`
@@ -58,16 +51,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_lines_are_summed() {
+    fn closing_lines_are_read_and_summed() {
         let output = b"running 4 tests
 test a ... ok
 test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
 
 test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 5 filtered out; finished in 1.50s
 test result without a colon is not one";
-        let (count, lines) = Count::of_libtest(output);
-        assert_eq!((count, lines), (Count { passed: 13, failed: 2, skipped: 1 }, 2));
-        assert_eq!(count.to_string(), "13 passed, 2 failed, 1 skipped");
-        assert_eq!(Count::of_libtest(b"error: could not compile"), (Count::default(), 0));
+        let counts = Count::of_libtest(output);
+        assert_eq!(counts, [Count { passed: 3, failed: 0, skipped: 1 }, Count { passed: 10, failed: 2, skipped: 0 }]);
+        let mut sum = counts[0];
+        sum += counts[1];
+        assert_eq!(sum.to_string(), "13 passed, 2 failed, 1 skipped");
+        assert_eq!(Count::of_libtest(b"error: could not compile"), []);
     }
 }
