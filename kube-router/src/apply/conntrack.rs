@@ -47,9 +47,11 @@ const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 const FILTER_ORIG_FLAGS: u16 = 1;
 const FILTER_REPLY_FLAGS: u16 = 2;
-/// Which parts of the given original tuple are compared: destination address, protocol, destination port
-/// (`CTA_FILTER_F_*` in net/netfilter/nf_internals.h).
-const FILTER_DESTINATION: u32 = 1 << 1 | 1 << 3 | 1 << 5;
+/// Which parts of the given original tuple the kernel compares (`CTA_FILTER_F_*` in net/netfilter/nf_internals.h):
+/// destination address, protocol, destination port. Not the address of IPv6: ctnetlink_filter_match_tuple() of many
+/// kernels (seen on 6.1 and 6.18) has that comparison the wrong way round and leaves out exactly what matches.
+const FILTER_IPV4: u32 = 1 << 1 | FILTER_IPV6;
+const FILTER_IPV6: u32 = 1 << 3 | 1 << 5;
 
 /// The kernel's conntrack table in one network namespace.
 pub struct KernelConntrack {
@@ -164,7 +166,7 @@ fn put_filter(body: &mut Vec<u8>, server: SocketAddr) {
         });
     });
     attr::nest(body, FILTER, |filter| {
-        attr::put_u32(filter, FILTER_ORIG_FLAGS, FILTER_DESTINATION);
+        attr::put_u32(filter, FILTER_ORIG_FLAGS, if server.is_ipv6() { FILTER_IPV6 } else { FILTER_IPV4 });
         attr::put_u32(filter, FILTER_REPLY_FLAGS, 0);
     });
 }

@@ -15,7 +15,7 @@ pub fn forms(program: &str) -> String {
     format!(
         "Usage of {program}:
   kube-router [flags]               run the agent on this node
-  kube-router plan [flags]          show what the agent would change here ('plan --help')
+  kube-router plan [flags]          print what the agent would program ('plan --help')
   kube-router dump services         show the services of the running agent ('dump --help')
   kube-router replay FILE [flags]   run recorded events through the agent ('replay --help')
 "
@@ -55,8 +55,9 @@ pub fn plan(program: &str) -> String {
         "Usage of {program} plan:
   kube-router plan --manifests=DIR --hostname-override=NODE [-o text|json] [flags]
 
-Reads the cluster's objects once, compares what this node should have with what it has, and prints
-the changes the agent would make, without making any. Takes all flags of the agent.
+Reads the objects once and prints what the agent would program on that node: virtual servers as
+ipvsadm -Sn prints them, addresses, sets, and every problem. Needs no root and touches no kernel.
+Takes all flags of the agent.
 
   -o, --output string   text (default) or json
 "

@@ -63,7 +63,9 @@ impl ClusterState {
     pub fn apply(&mut self, event: ObjectEvent, dirty: &mut Dirty) {
         match event {
             ObjectEvent::RelistStarted(kind) => {
+                // A list that broke off is forgotten; so is what kept us from this kind.
                 self.relists.insert(kind, Relist::default());
+                dirty.view |= self.unavailable.remove(&kind).is_some();
             }
             ObjectEvent::Applied(object) => {
                 if let Some(relist) = self.relists.get_mut(&object.kind()) {

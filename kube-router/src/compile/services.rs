@@ -126,18 +126,15 @@ impl<'a> Compiler<'a> {
         }
         match service.annotations.dsr.as_deref() {
             None => {}
-            Some("tunnel") => {
-                if !self.external_addresses.is_empty() {
-                    self.problem(
-                        "DsrNotAvailable",
-                        format!(
-                            "annotation {}=tunnel asks for direct server return, which this version does not have; \
-                             the service works by NAT",
-                            annotations::DSR
-                        ),
-                    );
-                }
-            }
+            Some("tunnel") if self.external_addresses.is_empty() => {}
+            Some("tunnel") => self.problem(
+                "DsrNotAvailable",
+                format!(
+                    "annotation {}=tunnel asks for direct server return, which this version does not have; the service \
+                     works by NAT",
+                    annotations::DSR
+                ),
+            ),
             Some(other) => self.problem(
                 "UnknownDsrMode",
                 format!(

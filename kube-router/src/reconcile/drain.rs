@@ -53,7 +53,8 @@ impl Drains {
         self.deadlines.contains_key(key)
     }
 
-    pub fn len(&self) -> usize {
+    /// Destinations being drained.
+    pub fn count(&self) -> usize {
         self.deadlines.len()
     }
 

@@ -48,13 +48,16 @@ pub struct Inputs {
     pub stop: watch::Receiver<bool>,
 }
 
+/// Takes every event down before the loop takes it in.
+pub type Record = Box<dyn FnMut(&ObjectEvent) + Send>;
+
 /// Where the loop reports.
 pub struct Outputs {
     pub metrics: Arc<Metrics>,
     pub pulse: Arc<Pulse>,
     pub health_checks: watch::Sender<BTreeMap<u16, usize>>,
     /// Called with every event before it is taken in (`--record`).
-    pub record: Option<Box<dyn FnMut(&ObjectEvent) + Send>>,
+    pub record: Option<Record>,
 }
 
 /// Why the loop ended by itself.

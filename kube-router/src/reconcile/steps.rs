@@ -219,7 +219,7 @@ impl Reconciler {
     }
 
     pub fn draining(&self) -> usize {
-        self.drains.len()
+        self.drains.count()
     }
 
     /// The kernel as the reconciler believes it to be.

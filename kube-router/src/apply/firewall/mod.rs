@@ -7,20 +7,23 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `rules` | ruleset to rules, rules read back to the ruleset |
+//! | `rules` | chains and rules of a ruleset |
+//! | `recognise` | rules read back to the ruleset |
 //! | `expr` | the expressions that rules are made of |
 //! | `sets` | names, key layouts, elements to keys and back |
 //! | `nft`, `nft_read` | messages that write and read our table |
 //! | `writer` | transactions, and the search for refused orders |
-//! | `ipset` | the mirrored ipsets |
+//! | `ipset`, `ipset_entries` | the mirrored ipsets and what is in them |
 //!
 //! No command is executed. Tables, chains and ipsets of others are never touched.
 
 mod expr;
 mod ipset;
+mod ipset_entries;
 pub(super) mod nfnetlink;
 mod nft;
 mod nft_read;
+mod recognise;
 mod rules;
 mod sets;
 mod writer;
@@ -125,7 +128,8 @@ impl KernelFirewall {
         let entries: Vec<(usize, SetElement)> =
             (first..).zip(ops).filter_map(|(index, op)| element(op).map(|(_, element)| (index, element))).collect();
         tracing::debug!(add, entries = entries.len(), "ipset entries");
-        let refused = ipset::change(&mut self.socket, add, &entries).map_err(|source| self::failed(IPSET, source))?;
+        let refused =
+            ipset_entries::change(&mut self.socket, add, &entries).map_err(|source| self::failed(IPSET, source))?;
         failures.extend(refused);
         Ok(())
     }
@@ -188,13 +192,13 @@ impl FirewallPlane for KernelFirewall {
         let mut observed = ObservedFirewall::default();
         let shape = reader.shape().map_err(nftables)?;
         if shape == Shape::Whole {
-            observed.ruleset = rules::recognise(&reader.rules().map_err(nftables)?);
+            observed.ruleset = recognise::recognise(&reader.rules().map_err(nftables)?);
         }
         observed.tables_exist = shape != Shape::Absent;
         if observed.tables_exist {
             observed.nft = reader.elements().map_err(nftables)?;
         }
-        let ipsets = ipset::observe(&mut self.socket).map_err(|source| failed(IPSET, source))?;
+        let ipsets = ipset_entries::observe(&mut self.socket).map_err(|source| failed(IPSET, source))?;
         (observed.ipsets_exist, observed.ipsets_any) = (ipsets.complete, ipsets.any);
         observed.ipset = ipsets.members;
         Ok(observed)

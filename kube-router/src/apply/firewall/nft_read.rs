@@ -9,7 +9,8 @@ use super::{
     expr,
     nfnetlink::{self, SUBSYS_NFTABLES, message_type, put_header},
     nft::{INET, INTERVAL_END, POLICY_ACCEPT, TABLE},
-    rules::{CHAINS, Hook, ListedRule},
+    recognise::ListedRule,
+    rules::{CHAINS, Hook},
     sets::{self, ElementKey, Layout},
 };
 use crate::{

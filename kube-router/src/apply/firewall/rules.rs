@@ -1,9 +1,10 @@
-//! Our chains and rules as values: from a [`Ruleset`] to the rules, and from rules read back to the [`Ruleset`].
+//! Our chains and rules as values, made from a [`Ruleset`] (`recognise` goes the other way).
 //!
 //! ```text
 //! input (filter, input, priority 0)          only with `guard`
 //!   to @svipN -> servicesN:  protocol and port in @svip-prtN: accept
 //!                            the ICMP a host must answer: accept
+//!                            replies to what the node itself sent from a service address: accept
 //!                            not an address of the node's own (@local-ipsN): refuse
 //! postrouting (nat, postrouting, priority 100)
 //!   original direction, not DNATed by others, not to @svipN, but once sent to @svip-prtN -> snatN:
@@ -15,24 +16,20 @@
 //! that the client asked for. It refuses TCP with a reset, where the original sends port unreachable to all: a client
 //! on this machine gets that ICMP while its own connect() still holds the socket, takes it for a passing trouble and
 //! tries again after a second (seen on 6.1, 6.12 and 6.18), and ICMP errors are limited to about one a second for each
-//! peer. After IPVS the packet carries the backend, and conntrack's original tuple still the
+//! peer. Replies are let in because the node uses a service address as its source towards that same address until
+//! the local route names a better one (the original refuses them). After IPVS the packet carries the backend, and conntrack's original tuple still the
 //! service (needs `net.ipv4.vs.conntrack=1`): that is the equivalent of iptables' `-m ipvs --vmethod MASQ`, which
 //! nftables lacks. IPVS leaves the DNAT bit of a connection alone, so with the bit set the rewriting was somebody
 //! else's. A nat chain sees the first packet of a connection only.
 //!
 //! Every rule carries a comment with the whole ruleset as text and its place, so that the value can be read back.
 
-use std::fmt::Write as _;
-
 use super::{
     expr::{self, Expr, Slot},
-    nfnetlink,
+    nfnetlink, recognise,
     sets::{self, Field},
 };
 use crate::desired::{Ruleset, SetName, firewall::Masquerade};
-
-/// Version of the rules; part of every comment. Raise it with every change to what [`rules`] returns.
-const VERSION: &str = "kube-router v1";
 
 /// A chain of ours.
 pub struct Chain {
@@ -92,7 +89,7 @@ pub fn rules(ruleset: &Ruleset) -> Vec<Rule> {
             all.push((by_family(v6, "snat4", "snat6"), rule));
         }
     }
-    let (text, count) = (describe(ruleset), all.len());
+    let (text, count) = (recognise::describe(ruleset), all.len());
     all.into_iter()
         .enumerate()
         .map(|(at, (chain, expressions))| Rule { chain, expressions, comment: format!("{text} #{}/{count}", at + 1) })
@@ -129,6 +126,12 @@ fn guard(v6: bool) -> Vec<Vec<Expr>> {
         icmp.push(accept.clone());
         rules.push(icmp);
     }
+
+    let mut reply = of_family(v6);
+    reply.push(Expr::Ct { key: expr::CT_DIRECTION, direction: None, to: Slot(0) });
+    reply.push(Expr::Compare { slot: Slot(0), equal: true, value: vec![1] });
+    reply.push(accept);
+    rules.push(reply);
 
     let not_the_nodes = [destination(v6, Slot(0)), in_set(SetName::LocalIps, v6, true)];
     let mut reset = of_family(v6);
@@ -244,151 +247,9 @@ fn jump(chain: &'static str) -> Expr {
     Expr::Verdict { code: expr::JUMP, chain: Some(chain.into()) }
 }
 
-/// The ruleset as text. With the longest addresses and rule number 123 bytes: nft shows at most 128.
-fn describe(ruleset: &Ruleset) -> String {
-    let mut text = VERSION.to_owned();
-    if ruleset.guard {
-        text.push_str(" guard");
-    }
-    match ruleset.masquerade {
-        Masquerade::Off => {}
-        Masquerade::OutsidePodCidrs => text.push_str(" masquerade=outside-pod-cidrs"),
-        Masquerade::All => text.push_str(" masquerade=all"),
-    }
-    // Writing to a String cannot fail.
-    if let Some(address) = ruleset.node_ipv4 {
-        let _ = write!(text, " node4={address}");
-    }
-    if let Some(address) = ruleset.node_ipv6 {
-        let _ = write!(text, " node6={address}");
-    }
-    text
-}
-
-/// Reads a comment of ours; `None` for anything else.
-fn parse(comment: &str) -> Option<Ruleset> {
-    let (text, _) = comment.rsplit_once(" #")?;
-    let mut ruleset = Ruleset::default();
-    for word in text.strip_prefix(VERSION)?.split_ascii_whitespace() {
-        match word.split_once('=').unwrap_or((word, "")) {
-            ("guard", "") => ruleset.guard = true,
-            ("masquerade", "all") => ruleset.masquerade = Masquerade::All,
-            ("masquerade", "outside-pod-cidrs") => ruleset.masquerade = Masquerade::OutsidePodCidrs,
-            ("node4", address) => ruleset.node_ipv4 = Some(address.parse().ok()?),
-            ("node6", address) => ruleset.node_ipv6 = Some(address.parse().ok()?),
-            _ => return None,
-        }
-    }
-    Some(ruleset)
-}
-
-/// A rule as the kernel lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedRule {
-    pub chain: String,
-    /// Empty if there is none, or not in nft's form.
-    pub comment: String,
-    /// `None`: contains something that no rule of ours contains.
-    pub expressions: Option<Vec<Expr>>,
-}
-
-/// The ruleset of which the listed rules are exactly the rules; chains that are not ours are left out of sight.
-pub fn recognise(listed: &[ListedRule]) -> Option<Ruleset> {
-    let ours = |name: &str| CHAINS.iter().any(|chain| chain.name == name);
-    let ruleset = listed.iter().filter(|rule| ours(&rule.chain)).find_map(|rule| parse(&rule.comment))?;
-    let wanted = rules(&ruleset);
-    let intact = CHAINS.iter().all(|chain| {
-        let wanted = wanted.iter().filter(|rule| rule.chain == chain.name);
-        let listed = listed.iter().filter(|rule| rule.chain == chain.name);
-        wanted
-            .map(|rule| (rule.comment.as_str(), Some(&rule.expressions)))
-            .eq(listed.map(|rule| (rule.comment.as_str(), rule.expressions.as_ref())))
-    });
-    intact.then_some(ruleset)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn every_ruleset() -> Vec<Ruleset> {
-        let mut all = Vec::new();
-        for guard in [false, true] {
-            for masquerade in [Masquerade::Off, Masquerade::OutsidePodCidrs, Masquerade::All] {
-                for node_ipv4 in [None, Some([192, 168, 100, 100].into())] {
-                    for node_ipv6 in [None, Some("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap())] {
-                        all.push(Ruleset { guard, masquerade, node_ipv4, node_ipv6 });
-                    }
-                }
-            }
-        }
-        all
-    }
-
-    fn listed(ruleset: &Ruleset) -> Vec<ListedRule> {
-        rules(ruleset)
-            .into_iter()
-            .map(|rule| ListedRule {
-                chain: rule.chain.to_owned(),
-                comment: rule.comment,
-                expressions: Some(rule.expressions),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn every_ruleset_is_recognised_from_its_rules() {
-        for ruleset in every_ruleset() {
-            assert_eq!(recognise(&listed(&ruleset)), Some(ruleset));
-        }
-    }
-
-    #[test]
-    fn any_change_is_noticed() {
-        for ruleset in every_ruleset() {
-            let intact = listed(&ruleset);
-            for at in 0..intact.len() {
-                let mut without = intact.clone();
-                without.remove(at);
-                assert_eq!(recognise(&without), None, "{ruleset:?} without rule {at}");
-                let mut twice = intact.clone();
-                twice.insert(at, intact[at].clone());
-                assert_eq!(recognise(&twice), None, "{ruleset:?} with rule {at} twice");
-                let mut changed = intact.clone();
-                changed[at].expressions.as_mut().unwrap().pop();
-                assert_eq!(recognise(&changed), None, "{ruleset:?} with rule {at} changed");
-                let mut unreadable = intact.clone();
-                unreadable[at].expressions = None;
-                assert_eq!(recognise(&unreadable), None);
-            }
-        }
-    }
-
-    #[test]
-    fn chains_of_others_in_our_table_do_not_matter() {
-        let ruleset = Ruleset::default();
-        let mut rules = listed(&ruleset);
-        rules.insert(0, ListedRule { chain: "users".into(), comment: String::new(), expressions: None });
-        assert_eq!(recognise(&rules), Some(ruleset));
-    }
-
-    #[test]
-    fn garbage_is_not_a_ruleset() {
-        for text in ["", "#", " #", "kube-router v1", "kube-router v2 #1/1", "kube-router v1 guard=x #1/1"] {
-            assert_eq!(parse(text), None, "{text}");
-        }
-        assert_eq!(parse("kube-router v1 node4=1.2.3 #1/1"), None);
-        assert_eq!(parse("kube-router v1 #1/1"), Some(Ruleset::default()));
-    }
-
-    #[test]
-    fn comments_fit_what_nft_shows() {
-        for ruleset in every_ruleset() {
-            for rule in rules(&ruleset) {
-                assert!(rule.comment.len() < 128, "{} bytes: {}", rule.comment.len(), rule.comment);
-            }
-        }
-    }
 
     #[test]
     fn without_a_node_address_nothing_of_that_family_is_masqueraded() {

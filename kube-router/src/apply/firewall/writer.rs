@@ -242,6 +242,6 @@ mod tests {
         assert!(taken > 100 && transaction.bytes() <= bytes, "{taken} steps, {} bytes", transaction.bytes());
         let (transaction, _) = pack(&waiting(&steps), Limits { messages: 10, ..UNLIMITED });
         assert!(transaction.len() <= 10);
-        assert_eq!(pack(&waiting(&steps), Limits { bytes: 0, messages: 0 }).1, [0..1]);
+        assert_eq!(pack(&waiting(&steps), Limits { bytes: 0, messages: 0 }).1.len(), 1);
     }
 }

@@ -52,8 +52,9 @@ fn owner(
 }
 
 fn ports(field: Field<Vec<Field<raw::Port>>>) -> Result<Vec<EndpointPort>, BadField> {
-    let mut ports = Vec::new();
-    for (path, entry) in entries(field, "ports")? {
+    let entries = entries(field, "ports")?;
+    let mut ports = Vec::with_capacity(entries.len());
+    for (path, entry) in entries {
         ports.push(EndpointPort {
             name: entry.name.get(format_args!("{path}.name"))?.unwrap_or_default(),
             protocol: protocol(entry.protocol, format_args!("{path}.protocol"))?,
@@ -67,8 +68,10 @@ fn endpoints(
     field: Field<Vec<Field<raw::Endpoint>>>,
     address_type: AddressType,
 ) -> Result<(Vec<Endpoint>, Vec<Text>), BadField> {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for (path, entry) in entries(field, "endpoints")? {
+    let endpoints = entries(field, "endpoints")?;
+    // Exact: endpoints are most of what is kept of a cluster.
+    let (mut good, mut bad) = (Vec::with_capacity(endpoints.len()), Vec::new());
+    for (path, entry) in endpoints {
         let Some((_, written)) = entries(entry.addresses, &format!("{path}.addresses"))?.into_iter().next() else {
             continue;
         };

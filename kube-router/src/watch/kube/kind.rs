@@ -13,12 +13,7 @@
 //! watch and no events. One that was announced by `Unavailable` ends with a new list, because only a list tells the
 //! receiver that the kind is up to date again.
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::pin, time::Duration};
 
 use futures::TryStreamExt;
 use kube::{
@@ -35,14 +30,12 @@ use tracing::debug;
 use super::{
     Link,
     backoff::{Backoff, random},
+    delivery::Delivery,
     failure::{Class, Failure},
 };
 use crate::{
-    objects::{
-        Kind, Object, ObjectEvent,
-        parse::{Named, Parsed, RawObject},
-    },
-    watch::{SinkClosed, send},
+    objects::{Kind, ObjectEvent, parse::RawObject},
+    watch::SinkClosed,
 };
 
 /// Objects asked for at once.
@@ -61,15 +54,12 @@ const SHORT_WATCH: Duration = Duration::from_secs(5);
 /// A failure after the first list is announced when it has lasted this long: a restart of the API server, which
 /// refuses connections and then, until its authorizer is filled, requests, is not worth an alarm.
 const GRACE: Duration = Duration::from_secs(10);
-/// Interned node names are swept when they have doubled, but not below this.
-const SWEEP_FROM: usize = 1024;
 
 pub(super) struct KindWatch<'a> {
     kind: Kind,
     client: &'a Client,
     pages: &'a Semaphore,
     link: &'a Link,
-    sink: &'a mpsc::Sender<ObjectEvent>,
     version: Option<String>,
     listed_once: bool,
     backoff: Backoff,
@@ -77,11 +67,15 @@ pub(super) struct KindWatch<'a> {
     down_since: Option<Instant>,
     /// What the last `Unavailable` was about, while it lasts.
     announced: Option<(&'static str, Class)>,
-    /// Standing rejections: object -> reason.
-    rejected: HashMap<String, String>,
-    /// Those of them that the running list has seen.
-    seen: HashSet<String>,
-    nodes: Interner,
+    out: Delivery<'a>,
+}
+
+/// What comes after a page.
+enum Next {
+    /// Another one, from this continue token.
+    Page(String),
+    /// A watch from this resourceVersion.
+    Watch(String),
 }
 
 /// Why a step ended early.
@@ -115,15 +109,12 @@ impl<'a> KindWatch<'a> {
             client,
             pages,
             link,
-            sink,
             version: None,
             listed_once: false,
             backoff: Backoff::default(),
             down_since: None,
             announced: None,
-            rejected: HashMap::new(),
-            seen: HashSet::new(),
-            nodes: Interner::default(),
+            out: Delivery::new(kind, sink),
         }
     }
 
@@ -171,38 +162,34 @@ impl<'a> KindWatch<'a> {
     async fn list(&mut self) -> Result<(), Stop> {
         let mut continue_token = None;
         let mut started = false;
-        self.seen.clear();
         loop {
-            let page = self.page(continue_token).await?;
+            let (page, next) = self.page(continue_token).await?;
             self.works();
             if !started {
                 started = true;
                 self.announced = None;
-                send(self.sink, ObjectEvent::RelistStarted(self.kind)).await?;
+                self.out.list_begins().await?;
             }
-            let metadata = page.metadata.get("metadata").ok().flatten().unwrap_or_default();
             let items = page.items.get("items").map_err(|bad| Failure::unreadable("list", bad.to_string()))?;
             for (i, item) in items.unwrap_or_default().into_iter().enumerate() {
                 match item.get(format_args!("items[{i}]")) {
-                    Ok(Some(object)) => self.take(object).await?,
+                    Ok(Some(object)) => self.out.take(object).await?,
                     Ok(None) => {}
-                    Err(bad) => self.reject(format!("list of {}", self.kind), bad.to_string()).await?,
+                    Err(bad) => self.out.reject(format!("list of {}", self.kind), bad.to_string()).await?,
                 }
             }
-            continue_token = metadata.continue_token.peek().filter(|token| !token.is_empty()).map(ToString::to_string);
-            if continue_token.is_some() {
-                continue;
+            match next {
+                Next::Page(token) => continue_token = Some(token),
+                Next::Watch(version) => {
+                    self.version = Some(version);
+                    self.listed_once = true;
+                    return Ok(self.out.list_ends().await?);
+                }
             }
-            let version = metadata.resource_version.peek().filter(|version| !version.is_empty());
-            let version = version.ok_or_else(|| Failure::unreadable("list", "the list has no resourceVersion"))?;
-            self.version = Some(version.to_string());
-            self.listed_once = true;
-            send(self.sink, ObjectEvent::RelistDone(self.kind)).await?;
-            return Ok(self.accept_unseen().await?);
         }
     }
 
-    async fn page(&self, continue_token: Option<String>) -> Result<RawObject, Failure> {
+    async fn page(&self, continue_token: Option<String>) -> Result<(RawObject, Next), Failure> {
         let params = ListParams { limit: Some(PAGE), continue_token, ..ListParams::default() };
         let request = self.request().list(&params).map_err(|error| Failure::unreadable("list", error.to_string()))?;
         // Never closed, so acquiring cannot fail; going on without the permit would only cost memory.
@@ -211,7 +198,17 @@ impl<'a> KindWatch<'a> {
             .await
             .map_err(|_| Failure::timeout("list", ANSWER_TIMEOUT))?
             .map_err(|error| Failure::request("list", &error))?;
-        serde_json::from_str(&text).map_err(|error| Failure::unreadable("list", error.to_string()))
+        let page: RawObject =
+            serde_json::from_str(&text).map_err(|error| Failure::unreadable("list", error.to_string()))?;
+        let metadata = page.metadata.peek();
+        let token = metadata.and_then(|metadata| metadata.continue_token.peek()).filter(|token| !token.is_empty());
+        let version = metadata.and_then(|metadata| metadata.resource_version.peek()).filter(|text| !text.is_empty());
+        let next = match (token, version) {
+            (Some(token), _) => Next::Page(token.to_string()),
+            (None, Some(version)) => Next::Watch(version.to_string()),
+            (None, None) => return Err(Failure::unreadable("list", "no metadata.resourceVersion")),
+        };
+        Ok((page, next))
     }
 
     async fn watch(&mut self) -> Result<(), Stop> {
@@ -252,9 +249,9 @@ impl<'a> KindWatch<'a> {
             let metadata = object.metadata.peek();
             let version = metadata.and_then(|metadata| metadata.resource_version.peek()).map(ToString::to_string);
             if gone {
-                self.remove(object).await?
+                self.out.remove(object).await?
             } else {
-                self.take(object).await?
+                self.out.take(object).await?
             }
             if version.is_some() {
                 self.version = version;
@@ -296,105 +293,6 @@ impl<'a> KindWatch<'a> {
         self.announced = Some(news);
         let (group, resource) = self.kind.group_and_resource();
         let reason = failure.reason(&self.link.server, group, resource);
-        send(self.sink, ObjectEvent::Unavailable { kind: self.kind, reason }).await
-    }
-
-    async fn take(&mut self, raw: RawObject) -> Result<(), SinkClosed> {
-        match raw.parse(self.kind) {
-            Ok(Parsed { mut object, ignored }) => {
-                let source = Named(self.kind, Some(object.key())).to_string();
-                if let Object::EndpointSlice(slice) = &mut object {
-                    for node in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.node.as_mut()) {
-                        self.nodes.intern(node);
-                    }
-                }
-                send(self.sink, ObjectEvent::Applied(object)).await?;
-                if ignored.is_empty() {
-                    return self.accept(source).await;
-                }
-                let reasons: Vec<String> = ignored.iter().map(ToString::to_string).collect();
-                self.reject(source, reasons.join("; ")).await
-            }
-            Err(rejection) => {
-                let source = Named(self.kind, rejection.key.as_ref()).to_string();
-                self.reject(source, rejection.field.to_string()).await
-            }
-        }
-    }
-
-    async fn remove(&mut self, raw: RawObject) -> Result<(), SinkClosed> {
-        match raw.key(self.kind) {
-            Ok(key) => {
-                let source = Named(self.kind, Some(&key)).to_string();
-                send(self.sink, ObjectEvent::Deleted(self.kind, key)).await?;
-                self.accept(source).await
-            }
-            Err(_) => self.accept(Named(self.kind, None).to_string()).await,
-        }
-    }
-
-    async fn reject(&mut self, source: String, reason: String) -> Result<(), SinkClosed> {
-        self.seen.insert(source.clone());
-        if self.rejected.get(&source) == Some(&reason) {
-            return Ok(());
-        }
-        self.rejected.insert(source.clone(), reason.clone());
-        send(self.sink, ObjectEvent::Rejected { source, reason }).await
-    }
-
-    async fn accept(&mut self, source: String) -> Result<(), SinkClosed> {
-        match self.rejected.remove(&source) {
-            Some(_) => send(self.sink, ObjectEvent::Accepted { source }).await,
-            None => Ok(()),
-        }
-    }
-
-    /// After a list: rejected objects that it does not hold are gone.
-    async fn accept_unseen(&mut self) -> Result<(), SinkClosed> {
-        let gone: Vec<String> = self.rejected.keys().filter(|source| !self.seen.contains(*source)).cloned().collect();
-        for source in gone {
-            self.accept(source).await?;
-        }
-        Ok(())
-    }
-}
-
-/// One allocation per node name instead of one per endpoint.
-#[derive(Default)]
-struct Interner {
-    names: HashSet<Arc<str>>,
-    sweep_at: usize,
-}
-
-impl Interner {
-    fn intern(&mut self, name: &mut Arc<str>) {
-        if let Some(known) = self.names.get(&**name) {
-            *name = known.clone();
-            return;
-        }
-        if self.names.len() >= self.sweep_at.max(SWEEP_FROM) {
-            self.names.retain(|name| Arc::strong_count(name) > 1);
-            self.sweep_at = self.names.len() * 2;
-        }
-        self.names.insert(name.clone());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_names_share_one_allocation_and_unused_ones_are_swept() {
-        let mut interner = Interner::default();
-        let (mut one, mut two): (Arc<str>, Arc<str>) = ("n1".into(), "n1".into());
-        interner.intern(&mut one);
-        interner.intern(&mut two);
-        assert!(Arc::ptr_eq(&one, &two));
-        for i in 0..10_000 {
-            interner.intern(&mut format!("gone-{i}").into());
-        }
-        assert!(interner.names.len() <= 2 * SWEEP_FROM, "{}", interner.names.len());
-        assert!(interner.names.contains("n1"));
+        self.out.send(ObjectEvent::Unavailable { kind: self.kind, reason }).await
     }
 }

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod client;
+mod delivery;
 mod failure;
 mod kind;
 

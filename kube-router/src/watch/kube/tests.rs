@@ -263,11 +263,13 @@ fn expired_versions_and_tokens_lead_to_a_new_list() {
 }
 
 fn reasons(events: &[ObjectEvent]) -> Vec<&str> {
-    let reason = |event| match event {
-        &ObjectEvent::Unavailable { ref reason, .. } => Some(reason.as_str()),
-        _ => None,
-    };
-    events.iter().filter_map(reason).collect()
+    let mut reasons = Vec::new();
+    for event in events {
+        if let ObjectEvent::Unavailable { reason, .. } = event {
+            reasons.push(reason.as_str());
+        }
+    }
+    reasons
 }
 
 /// Every change of state is said once, however many retries it takes.
@@ -292,6 +294,7 @@ fn broken_answers_before_the_first_list_are_said() {
     let script: Vec<Step> = vec![
         (&[], Answer::Nothing),
         (&[], Answer::Whole(200, json!("<html>"))),
+        (&[], Answer::Whole(200, json!({"hello": "world"}))),
         (&[], status(404)),
         (&[], list(10, vec![])),
         (&["watch=true"], Answer::Open(vec![event("ADDED", service("b", 11, json!(2)))])),
