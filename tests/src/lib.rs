@@ -4,6 +4,7 @@
 //! * `pod-server` (a program of this crate) is what runs in a pod; [`probe`] is what talks to it.
 //! * [`agent`] runs the kube-router program on a node; [`api`] runs a real Kubernetes API server.
 //! * [`objects`] writes Kubernetes objects as manifests.
+//! * [`demo`] shows all of it to people (the program of that name).
 //! * [`oracle`] asks programs that nobody here wrote (ipvsadm, ipset, ip, nft) what the kernel holds.
 //!
 //! Everything works the same on a host and in a virtual machine. The tests that need privileges are in `tests/`, marked
@@ -11,6 +12,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod demo;
 pub mod lab;
 pub mod objects;
 pub mod oracle;

@@ -30,9 +30,14 @@ impl Manifests {
     /// Writes objects as one file, at once.
     pub fn put(&self, file: &str, objects: &[Value]) -> Result<()> {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        self.put_text(&format!("{file}.json"), &serde_json::to_string_pretty(&list)?)
+    }
+
+    /// The same with a text and the file's whole name.
+    pub fn put_text(&self, file: &str, text: &str) -> Result<()> {
         let hidden = self.path().join(format!(".{file}.new"));
-        fs::write(&hidden, serde_json::to_vec_pretty(&list)?)?;
-        fs::rename(hidden, self.path().join(format!("{file}.json")))?;
+        fs::write(&hidden, text)?;
+        fs::rename(hidden, self.path().join(file))?;
         Ok(())
     }
 

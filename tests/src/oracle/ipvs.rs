@@ -14,7 +14,7 @@ pub fn ipvs_rules(ns: &Namespace) -> Result<Vec<String>> {
 
 /// `ipvsadm -Ln`, parsed; servers by address, destinations by address.
 pub fn ipvs_servers(ns: &Namespace) -> Result<Vec<Server>> {
-    parse(&ns.command("ipvsadm", &["-L", "-n"])?)
+    parse_ipvs(&ns.command("ipvsadm", &["-L", "-n"])?)
 }
 
 /// A virtual server.
@@ -71,10 +71,12 @@ impl Server {
     }
 }
 
-fn parse(text: &str) -> Result<Vec<Server>> {
+/// What `ipvsadm -Ln` printed; for all servers or for one.
+pub fn parse_ipvs(text: &str) -> Result<Vec<Server>> {
     let mut servers: Vec<Server> = Vec::new();
-    // Three lines of heading.
-    for line in text.lines().skip(3) {
+    // Two lines of heading, and before them the version unless one server was asked for.
+    let heading = if text.starts_with("IP Virtual Server version") { 3 } else { 2 };
+    for line in text.lines().skip(heading) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let what = || format!("ipvsadm said {line:?}");
         match words.as_slice() {
@@ -173,7 +175,7 @@ FWM  18 IPv6 rr
 
     #[test]
     fn every_kind_of_line() {
-        let servers = parse(LISTING).unwrap();
+        let servers = parse_ipvs(LISTING).unwrap();
         let names: Vec<String> = servers.iter().map(|server| server.address.to_string()).collect();
         assert_eq!(names, ["TCP 10.0.0.1:80", "UDP [fd00::1]:53", "SCTP 10.0.0.1:99", "FWM 17", "FWM 18 IPv6"]);
         assert_eq!(servers[0].persistence, Some(300));
@@ -186,8 +188,14 @@ FWM  18 IPv6 rr
     }
 
     #[test]
+    fn one_server_comes_without_a_version() {
+        let (_, text) = LISTING.split_once('\n').unwrap();
+        assert_eq!(parse_ipvs(text).unwrap(), parse_ipvs(LISTING).unwrap());
+    }
+
+    #[test]
     fn an_unknown_line_is_not_skipped() {
         let text = format!("{LISTING}TCP  10.0.0.1:81 rr surprise\n");
-        assert!(parse(&text).is_err());
+        assert!(parse_ipvs(&text).is_err());
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use self::ipvs::{Destination, Server, ServerAddress, ipvs_rules, ipvs_servers};
+pub use self::ipvs::{Destination, Server, ServerAddress, ipvs_rules, ipvs_servers, parse_ipvs};
 use crate::lab::Namespace;
 
 /// Without its duplicates of white space, sorted.
