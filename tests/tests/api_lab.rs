@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use kube_router_tests::{
-    api::{Api, ApiSpec, Component},
+    api::{Api, ApiSpec, Component, Kubectl},
     lab::Lab,
 };
 

@@ -5,6 +5,7 @@
 //! A tier that cannot run is a failure, unless an environment variable says that it is to be skipped; its tests are
 //! then counted as skipped.
 
+mod control_plane;
 mod count;
 mod jobs;
 

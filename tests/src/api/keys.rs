@@ -71,7 +71,7 @@ fn openssl(folder: &Path, arguments: &str) -> Result<()> {
 }
 
 /// 128 random bits in hexadecimal.
-fn token() -> Result<String> {
+pub(super) fn token() -> Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("random bits")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

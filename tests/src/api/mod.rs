@@ -8,6 +8,7 @@
 //! The programs are those in the folder KUBE_ROUTER_TEST_KUBE_BIN (`cargo xtask setup` builds them). Without it every
 //! call fails: a test that needs them cannot pass without them.
 
+mod control;
 mod etcd;
 mod keys;
 mod kubectl;
@@ -26,7 +27,11 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-pub use self::spec::{AGENT_USER, ApiSpec, Component};
+pub use self::{
+    control::{Control, REMOTE, Remote, Request},
+    kubectl::{Kubectl, User},
+    spec::{AGENT_USER, ApiSpec, Component},
+};
 use crate::process::{self, POLL, Process};
 
 /// Folder with etcd, kube-apiserver, kube-controller-manager and kubectl.
@@ -90,6 +95,11 @@ impl Api {
             api.start(Component::ControllerManager)?;
         }
         Ok(api)
+    }
+
+    /// Address and port of the API.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `https://address:port`
@@ -245,6 +255,26 @@ impl Api {
             }
         }
         Ok(())
+    }
+}
+
+impl Kubectl for Api {
+    fn call(&self, user: User, arguments: &[&str], input: Option<&str>) -> Result<String> {
+        let kubeconfig = match user {
+            User::Admin => self.kubeconfig(),
+            User::Agent => self.agent_kubeconfig(),
+        };
+        let mut command = Command::new(self.programs.join("kubectl"));
+        command
+            .env_remove("KUBECONFIG")
+            .env("HOME", &self.folder)
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--cache-dir={}", self.folder.join("kubectl-cache").display()))
+            .args(arguments);
+        self.spec.run(|| match input {
+            Some(input) => process::output_with_input(command, input),
+            None => process::output(command),
+        })
     }
 }
 

@@ -5,12 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::lab::Namespace;
 
 /// User name of the agent's kubeconfig, as RBAC knows it.
 pub const AGENT_USER: &str = "system:serviceaccount:kube-system:kube-router";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Component {
     Etcd,
     ApiServer,

@@ -14,6 +14,7 @@
 mod namespace;
 mod serve;
 mod spec;
+mod wire;
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path, process::Command};
 
@@ -24,6 +25,7 @@ pub use self::{
     namespace::Namespace,
     serve::Serve,
     spec::{Node, NodeSpec, Pod, first_address},
+    wire::Wire,
 };
 
 /// The bridge that connects a node's pods.

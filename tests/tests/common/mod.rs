@@ -5,6 +5,8 @@
 //! ```
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod kube;
+
 use std::{net::IpAddr, time::Duration};
 
 use kube_router_tests::{

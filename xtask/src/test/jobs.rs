@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::control_plane::ControlPlane;
 use super::count::Count;
 use super::{Job, heading};
 use crate::vm::{self, VmOptions, VmStatus};
-use crate::{host, paths, sh};
+use crate::{host, sh};
 
 /// An emulated machine keeps about 1.3 cores busy, and a test with deadlines suffers from more neighbours.
 const MACHINES: usize = 2;
@@ -45,8 +46,8 @@ pub fn run_all(jobs: &[Job], filter: Option<&str>, environment: &[(String, Strin
 fn on_this_machine(job: &Job, filter: Option<&str>, environment: &[(String, String)]) -> Result<Count> {
     let timeout = Duration::from_secs(job.rule.timeout_s);
     let mut command = host::isolated(environment, timeout);
-    if job.rule.control_plane {
-        command.arg(paths::target().join("debug/with-api-server"));
+    if let Some(controllers) = job.rule.control_plane {
+        command.arg(ControlPlane::program()).arg(ControlPlane::controllers(controllers)).arg("--");
     }
     command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(job.selection(filter));
     let mut child =
@@ -64,10 +65,15 @@ fn in_machine(
 ) -> Result<Count> {
     let kernel = job.kernel.context("a job in a virtual machine has a kernel")?;
     let begin = Instant::now();
+    let control_plane = match job.rule.control_plane {
+        Some(controllers) => Some(ControlPlane::start(controllers, environment)?),
+        None => None,
+    };
+    let environment = [environment, control_plane.as_ref().map_or(&[], |started| &started.variables)].concat();
     let options = VmOptions {
         memory_mib: job.rule.memory_mib,
         timeout: Duration::from_secs(job.rule.timeout_s),
-        env: environment.to_vec(),
+        env: environment,
         modules: job.rule.modules.iter().map(ToString::to_string).collect(),
         ..VmOptions::new(kernel)
     };
@@ -76,7 +82,7 @@ fn in_machine(
     argv.extend(job.selection(filter));
     let progress = sh::Progress::start(&job.title());
     let output = vm::run(&options, &argv)?;
-    drop(progress);
+    drop((progress, control_plane));
     // Two machines at once: each one's output is shown as a whole.
     let _whole = output_lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     heading(&format!("{} ({:.0} s)", job.title(), begin.elapsed().as_secs_f64()));
