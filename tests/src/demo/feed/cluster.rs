@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Feed;
 use crate::{
-    api::{Api, ApiSpec},
+    api::{Api, ApiSpec, Kubectl},
     demo::{
         cast::{Cast, KUBERNETES, PodRole, SERVICE, SERVICE_RANGE},
         narrator::{Narrator, Place},
