@@ -55,7 +55,7 @@ const fn rule(package: &'static str, name: &'static str, runs: &'static [(u8, Pl
         modules: &[],
         skip: &[],
         memory_mib: 1536,
-        timeout_s: 300,
+        timeout_s: 600,
     }
 }
 
@@ -66,6 +66,7 @@ use Place::{Host, Vm};
 pub const RULES: &[Rule] = &[
     Rule { memory_mib: 2048, ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_kernel", &[(1, Host), (4, Vm)]) },
+    Rule { modules: NETWORK, ..rule("kube-router", "firewall_ipvs", &[(4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "ipvs_kernel", &[(4, Vm)]) },
     Rule {
         kubernetes: true,
