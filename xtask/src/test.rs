@@ -1,0 +1,197 @@
+//! `cargo xtask test`: the tests, tier by tier, and one closing line over all of them.
+//!
+//! Test binaries are compiled once, on this machine, and run by path: as they are, inside namespaces of their own
+//! (tiers 1, 2, 3, 5), or in virtual machines (tier 4), at most two at a time. What libtest prints passes through.
+//! A tier that cannot run is a failure, unless an environment variable says that it is to be skipped; its tests are
+//! then counted as skipped.
+
+mod count;
+mod host;
+mod jobs;
+
+use std::env;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo::{self, TestBinary};
+use crate::tiers::{self, Place, Rule};
+use crate::vm::Kernel;
+use crate::{build_ebpf, paths, setup, sh};
+
+use count::Count;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this tier (0 to 5); repeatable. Without it: all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=5))]
+    tier: Vec<u8>,
+    /// Only tests whose path contains this text
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Only this kernel, where virtual machines are used
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
+}
+
+/// One run of one test binary.
+pub struct Job {
+    tier: u8,
+    binary: TestBinary,
+    rule: &'static Rule,
+    /// None: on this machine.
+    kernel: Option<Kernel>,
+    /// Tests that the binary holds for this run.
+    tests: u32,
+}
+
+impl Job {
+    fn title(&self) -> String {
+        let place = self.kernel.map_or("this machine".to_string(), |kernel| format!("kernel {kernel}"));
+        format!("tier {}: {}/tests/{} on {place}", self.tier, self.binary.package, self.binary.name)
+    }
+}
+
+/// A variable that skips, the tiers it stands for, and whether only files with an API server are meant.
+struct Skip {
+    variable: &'static str,
+    applies: fn(&Job) -> bool,
+}
+
+const SKIPS: [Skip; 3] = [
+    Skip { variable: "KUBE_ROUTER_TEST_ROOT", applies: |job| job.kernel.is_none() },
+    Skip { variable: "KUBE_ROUTER_TEST_VM", applies: |job| job.kernel.is_some() },
+    Skip { variable: "KUBE_ROUTER_TEST_APISERVER", applies: |job| job.rule.kubernetes },
+];
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let tiers: Vec<u8> = if args.tier.is_empty() { (0..=5).collect() } else { args.tier.clone() };
+    // Decided before anything is compiled: the tests include the BPF object.
+    let privileged = tiers.iter().any(|&tier| tier > 0);
+    if privileged && build_ebpf::exists() {
+        build_ebpf::build(setup::bpf_toolchain()?)?;
+    }
+    let binaries = cargo::build_tests()?;
+    let filter = args.filter.as_deref();
+    let kernels: Vec<Kernel> = args.kernel.map_or(Kernel::ALL.to_vec(), |kernel| vec![kernel]);
+    let (skipped, jobs): (Vec<Job>, Vec<Job>) =
+        select(&binaries, &tiers, &kernels, filter)?.into_iter().partition(|job| skip(job).is_some());
+
+    let mut count = Count::default();
+    if tiers.contains(&0) {
+        heading("tier 0: everything that needs no privileges");
+        count += unprivileged(filter, tiers.len() < 6)?;
+    }
+    for job in &skipped {
+        let variable = skip(job).unwrap_or_default();
+        heading(&format!("{}: SKIPPED, {} tests ({variable}=skip)", job.title(), job.tests));
+        count.skipped += job.tests;
+    }
+    if !jobs.is_empty() {
+        let environment = prepare(&jobs)?;
+        count += jobs::run_all(&jobs, filter, &environment)?;
+    }
+    if count == Count::default() {
+        bail!("no test was run: nothing matches");
+    }
+    println!("\n{count}");
+    Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn heading(text: &str) {
+    println!("\n==== {text}");
+}
+
+/// The variable that skips this job, if one is set. Any other value than "skip" is a mistake worth stopping for.
+fn skip(job: &Job) -> Option<&'static str> {
+    let set = |variable: &str| env::var(variable).is_ok_and(|value| value == "skip");
+    SKIPS.iter().find(|skip| (skip.applies)(job) && set(skip.variable)).map(|skip| skip.variable)
+}
+
+/// The runs that the table asks for; none for a binary without a matching test.
+fn select(binaries: &[TestBinary], tiers: &[u8], kernels: &[Kernel], filter: Option<&str>) -> Result<Vec<Job>> {
+    for skip in &SKIPS {
+        if let Some(value) = env::var_os(skip.variable)
+            && value != "skip"
+        {
+            bail!("{}={}: the only value is \"skip\"", skip.variable, value.to_string_lossy());
+        }
+    }
+    let mut jobs = Vec::new();
+    for binary in binaries.iter().filter(|binary| binary.integration) {
+        let ignored = list(binary, "--ignored", filter)?;
+        if ignored == 0 {
+            continue;
+        }
+        let rule = tiers::rule_for(&binary.package, &binary.name).with_context(|| {
+            format!("{}/tests/{}.rs has ignored tests and no place in xtask/src/tiers.rs", binary.package, binary.name)
+        })?;
+        for &(tier, place) in rule.runs.iter().filter(|(tier, _)| tiers.contains(tier)) {
+            let job = |kernel, tests| Job { tier, binary: binary.clone(), rule, kernel, tests };
+            match place {
+                Place::Host => jobs.push(job(None, ignored)),
+                Place::Vm => {
+                    let tests = list(binary, "--include-ignored", filter)?;
+                    jobs.extend(kernels.iter().map(|&kernel| job(Some(kernel), tests)));
+                }
+            }
+        }
+    }
+    jobs.sort_by_key(|job| job.tier);
+    Ok(jobs)
+}
+
+/// How many tests a binary would run; asked without privileges.
+fn list(binary: &TestBinary, which: &str, filter: Option<&str>) -> Result<u32> {
+    let text = sh::read_text(sh::command(&binary.path).args(["--list", "--format=terse", which]).args(filter))?;
+    Ok(text.lines().filter(|line| line.ends_with(": test")).count() as u32)
+}
+
+/// Tier 0. `alone`: some tiers are left out, so the ignored tests count as skipped; else the other tiers count them.
+fn unprivileged(filter: Option<&str>, alone: bool) -> Result<Count> {
+    let mut test = cargo::command();
+    test.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
+    test.stdout(Stdio::piped());
+    let mut child = test.spawn().with_context(|| format!("cannot start {}", sh::line(&test)))?;
+    let output = jobs::tee(child.stdout.take().context("piped")?)?;
+    let status = child.wait()?;
+    let (mut count, results) = Count::of_libtest(&output);
+    if !status.success() && count.failed == 0 {
+        bail!("{} ended with {status}", sh::line(&test));
+    }
+    if results == 0 {
+        bail!("{} ran no test binary", sh::line(&test));
+    }
+    if !alone {
+        count.skipped = 0;
+    }
+    Ok(count)
+}
+
+/// Installs and builds what these jobs need; returns the variables by which the tests find it.
+fn prepare(jobs: &[Job]) -> Result<Vec<(String, String)>> {
+    let kernels: Vec<Kernel> =
+        Kernel::ALL.into_iter().filter(|kernel| jobs.iter().any(|job| job.kernel == Some(*kernel))).collect();
+    if jobs.iter().any(|job| job.kernel.is_none()) {
+        setup::lab_packages()?;
+        host::check_rights()?;
+    }
+    if !kernels.is_empty() {
+        setup::lab_packages()?;
+        setup::virtual_machines(&kernels)?;
+    }
+    cargo::build_programs()?;
+    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let mut environment = vec![
+        ("KUBE_ROUTER_BIN".to_string(), path(paths::target().join("debug/kube-router"))),
+        // A panic's own place is enough; errors would otherwise carry a second, longer list of frames.
+        ("RUST_LIB_BACKTRACE".to_string(), "0".to_string()),
+    ];
+    if build_ebpf::exists() {
+        environment.push(("KUBE_ROUTER_BPF_OBJECT".to_string(), path(paths::bpf_object())));
+    }
+    if jobs.iter().any(|job| job.rule.kubernetes) {
+        environment.push(("KUBEBUILDER_ASSETS".to_string(), path(setup::kubernetes()?)));
+    }
+    Ok(environment)
+}

@@ -1,0 +1,109 @@
+//! Running jobs: those on this machine one after the other, then those in virtual machines two at a time.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::count::Count;
+use super::{Job, heading, host};
+use crate::sh;
+use crate::vm::{self, VmOptions, VmStatus};
+
+/// An emulated machine keeps about 1.3 cores busy, and a test with deadlines suffers from more neighbours.
+const MACHINES: usize = 2;
+
+/// Runs them all, whatever fails, and sums up.
+pub fn run_all(jobs: &[Job], filter: Option<&str>, environment: &[(String, String)]) -> Result<Count> {
+    let mut count = Count::default();
+    for job in jobs.iter().filter(|job| job.kernel.is_none()) {
+        heading(&job.title());
+        count += on_this_machine(job, filter, environment)?;
+    }
+    let queue: Mutex<VecDeque<&Job>> = Mutex::new(jobs.iter().filter(|job| job.kernel.is_some()).collect());
+    let next = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
+    let output = Mutex::new(());
+    std::thread::scope(|scope| {
+        let worker = || -> Result<Count> {
+            let mut sum = Count::default();
+            while let Some(job) = next() {
+                sum += in_machine(job, filter, environment, &output)?;
+            }
+            Ok(sum)
+        };
+        let workers: Vec<_> = (0..MACHINES).map(|_| scope.spawn(worker)).collect();
+        for worker in workers {
+            count += worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(count)
+    })
+}
+
+fn on_this_machine(job: &Job, filter: Option<&str>, environment: &[(String, String)]) -> Result<Count> {
+    let timeout = Duration::from_secs(job.rule.timeout_s);
+    let mut command = host::command(&job.binary, filter, environment, timeout);
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", sh::line(&command)))?;
+    let output = tee(child.stdout.take().context("piped")?)?;
+    let status = child.wait()?;
+    Ok(judge(job, &output, status.success(), &status.to_string()))
+}
+
+fn in_machine(
+    job: &Job,
+    filter: Option<&str>,
+    environment: &[(String, String)],
+    output_lock: &Mutex<()>,
+) -> Result<Count> {
+    let kernel = job.kernel.context("a job in a virtual machine has a kernel")?;
+    let begin = Instant::now();
+    let options = VmOptions {
+        memory_mib: job.rule.memory_mib,
+        timeout: Duration::from_secs(job.rule.timeout_s),
+        env: environment.to_vec(),
+        modules: job.rule.modules.iter().map(ToString::to_string).collect(),
+        ..VmOptions::new(kernel)
+    };
+    let mut argv = vec![job.binary.path.to_string_lossy().into_owned()];
+    argv.extend(["--include-ignored", "--test-threads=1"].map(String::from));
+    argv.extend(filter.map(String::from));
+    let progress = sh::Progress::start(&job.title());
+    let output = vm::run(&options, &argv)?;
+    drop(progress);
+    // Two machines at once: each one's output is shown as a whole.
+    let _whole = output_lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    heading(&format!("{} ({:.0} s)", job.title(), begin.elapsed().as_secs_f64()));
+    let mut stdout = std::io::stdout();
+    stdout.write_all(&output.stdout)?;
+    std::io::stderr().write_all(&output.stderr)?;
+    Ok(judge(job, &output.stdout, output.status == VmStatus::Exited(0), &output.verdict()))
+}
+
+/// A run that did not end with libtest's own verdict counts as one failure.
+fn judge(job: &Job, output: &[u8], success: bool, end: &str) -> Count {
+    let (mut count, results) = Count::of_libtest(output);
+    if results == 1 && success == (count.failed == 0) {
+        return count;
+    }
+    println!("xtask: {}: no verdict of its own, counted as failed: {end}", job.title());
+    count.failed += 1;
+    count
+}
+
+/// Copies to standard output as it comes, and returns it.
+pub fn tee(mut reader: impl Read) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let length = reader.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(all);
+        }
+        all.extend_from_slice(&buffer[..length]);
+        std::io::stdout().write_all(&buffer[..length])?;
+        std::io::stdout().flush()?;
+    }
+}

@@ -1,0 +1,91 @@
+//! Which test file runs where: the one table.
+//!
+//! | tier | needs | what |
+//! |---|---|---|
+//! | 0 | nothing | every test that is not `#[ignore]`d |
+//! | 1 | root, namespaces | netlink, nft, ipset on this machine's kernel |
+//! | 2 | root, BPF | load, verifier, maps, packet runs on this machine's kernel |
+//! | 3 | root, namespaces | traffic between nodes and pods on this machine's kernel |
+//! | 4 | QEMU | the same files, and IPVS, dummy, IPIP, SCTP, on kernels 6.1 and 6.12 |
+//! | 5 | kube-apiserver, etcd | against a real API server |
+//!
+//! Tests of tiers 1 to 5 are `#[ignore]`d and only in integration test files (below a package's `tests/`), because
+//! only those are found by this table; `cargo xtask tidy` checks that. The first rule that fits a file decides.
+
+/// Where a file's tests are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine, in namespaces of its own.
+    Host,
+    /// In a virtual machine, once for each kernel.
+    Vm,
+}
+
+/// A kind of test file.
+#[derive(Debug)]
+pub struct Rule {
+    /// The package's folder.
+    pub package: &'static str,
+    /// The target's name; a final `*` stands for any rest.
+    pub name: &'static str,
+    pub runs: &'static [(u8, Place)],
+    /// The Kubernetes components must have been built.
+    pub kubernetes: bool,
+    /// Modules that a virtual machine loads first. Most load by themselves when a netlink family, a link kind or a
+    /// socket asks for them; these are the ones that only a sysctl or nothing at all asks for.
+    pub modules: &'static [&'static str],
+    pub memory_mib: u32,
+    /// For one run of the file, boot included. About three times what it takes on a quiet machine.
+    pub timeout_s: u64,
+}
+
+const fn rule(package: &'static str, name: &'static str, runs: &'static [(u8, Place)]) -> Rule {
+    Rule { package, name, runs, kubernetes: false, modules: &[], memory_mib: 1536, timeout_s: 300 }
+}
+
+const NETWORK: &[&str] = &["ip_vs", "br_netfilter"];
+
+use Place::{Host, Vm};
+
+pub const RULES: &[Rule] = &[
+    Rule { memory_mib: 2048, ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm)]) },
+    Rule { modules: NETWORK, ..rule("kube-router", "firewall_kernel", &[(1, Host), (4, Vm)]) },
+    Rule { modules: NETWORK, ..rule("kube-router", "ipvs_kernel", &[(4, Vm)]) },
+    Rule { modules: NETWORK, ..rule("kube-router", "net_kernel", &[(4, Vm)]) },
+    Rule {
+        kubernetes: true,
+        modules: NETWORK,
+        memory_mib: 3072,
+        timeout_s: 600,
+        ..rule("tests", "vm_api_*", &[(5, Vm)])
+    },
+    Rule { modules: NETWORK, memory_mib: 2048, ..rule("tests", "vm_*", &[(4, Vm)]) },
+    Rule { kubernetes: true, ..rule("tests", "api_*", &[(5, Host)]) },
+    rule("tests", "*", &[(3, Host)]),
+];
+
+/// The rule for a test file, if any.
+pub fn rule_for(package: &str, name: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| {
+        rule.package == package
+            && match rule.name.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => name == rule.name,
+            }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rule_that_fits_decides() {
+        let runs = |package, name| rule_for(package, name).map(|rule| rule.runs);
+        assert_eq!(runs("tests", "vm_api_agent"), Some([(5, Vm)].as_slice()));
+        assert_eq!(runs("tests", "vm_dsr"), Some([(4, Vm)].as_slice()));
+        assert_eq!(runs("tests", "lab"), Some([(3, Host)].as_slice()));
+        assert_eq!(runs("kube-router", "firewall_kernel"), Some([(1, Host), (4, Vm)].as_slice()));
+        assert_eq!(runs("kube-router", "golden"), None);
+    }
+}
