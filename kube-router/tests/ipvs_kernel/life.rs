@@ -16,7 +16,7 @@ use kube_router::{
 use crate::support::*;
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn timeouts_of_zero_leave_the_kernels() {
     in_namespace(|mut ipvs| {
         let shown = || {
@@ -43,7 +43,7 @@ fn timeouts_of_zero_leave_the_kernels() {
 
 /// The module goes and comes back under an open plane, with another family number.
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn an_unloaded_module_is_told_and_a_loaded_one_found_again() {
     in_namespace(|mut ipvs| {
         let key = key(Protocol::Tcp, "10.96.0.1:80");

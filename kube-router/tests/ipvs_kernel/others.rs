@@ -7,20 +7,21 @@ use kube_router::{apply::IpvsPlane, desired::Scheduler, objects::Protocol, plan:
 use crate::support::*;
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn what_others_made_is_seen_and_can_be_mended() {
     in_namespace(|mut ipvs| {
-        // The Go kube-router's IPv4 persistence mask, one-packet scheduling, an unknown scheduler, a mark for each family,
-        // a tunnel, a connection limit.
+        // The Go kube-router's IPv4 persistence mask with and without persistence, one-packet scheduling, an unknown
+        // scheduler, a mark for each family, a tunnel, a connection limit.
         restore(
             "-A -t 10.96.0.1:80 -s rr -p 10800 -M 32.0.0.0\n-A -u 10.96.0.2:53 -s rr -o\n-A -t 10.96.0.3:80 -s wlc\n\
              -A -f 16051 -s rr\n-A -f 7071 -6 -s rr\n-A -t 10.96.0.4:80 -s rr -p 60\n\
+             -A -t 10.96.0.5:80 -s rr -M 32.0.0.0\n\
              -a -t 10.96.0.4:80 -r 10.2.0.1:80 -i -w 1\n-a -t 10.96.0.4:80 -r 10.2.0.2:80 -m -w 1 -x 9 -y 5\n",
         );
         let observed = ipvs.observe().unwrap();
         assert_eq!(observed.marks, BTreeSet::from([(16051, false), (7071, true)]));
-        let odd = ["10.96.0.1:80", "10.96.0.3:80"].map(|text| key(Protocol::Tcp, text));
-        let odd = [odd[0], odd[1], key(Protocol::Udp, "10.96.0.2:53")];
+        let odd = ["10.96.0.1:80", "10.96.0.3:80", "10.96.0.5:80"].map(|text| key(Protocol::Tcp, text));
+        let odd = [odd[0], odd[1], odd[2], key(Protocol::Udp, "10.96.0.2:53")];
         for key in odd {
             assert_eq!(observed.servers[&key].scheduler, Scheduler::Other, "{key}");
         }
@@ -41,6 +42,7 @@ fn what_others_made_is_seen_and_can_be_mended() {
             "-A -u 10.96.0.2:53 -s rr -p 9",
             "-A -t 10.96.0.3:80 -s rr -p 9",
             "-A -t 10.96.0.4:80 -s rr -p 60",
+            "-A -t 10.96.0.5:80 -s rr -p 9",
             "-a -t 10.96.0.4:80 -r 10.2.0.1:80 -m -w 2",
             "-a -t 10.96.0.4:80 -r 10.2.0.2:80 -m -w 2",
         ]);
@@ -49,7 +51,7 @@ fn what_others_made_is_seen_and_can_be_mended() {
 }
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn refusals_name_their_order_and_spare_the_others() {
     in_namespace(|mut ipvs| {
         let here = key(Protocol::Tcp, "10.96.0.1:80");

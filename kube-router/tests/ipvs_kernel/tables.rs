@@ -15,7 +15,7 @@ use kube_router::{
 use crate::support::*;
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn every_kind_of_server_looks_to_ipvsadm_as_ordered() {
     in_namespace(|mut ipvs| {
         let (tcp, udp, sctp) = (Protocol::Tcp, Protocol::Udp, Protocol::Sctp);
@@ -73,7 +73,7 @@ fn every_kind_of_server_looks_to_ipvsadm_as_ordered() {
 }
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn servers_change_in_place() {
     in_namespace(|mut ipvs| {
         for address in ["10.96.0.1:80", "[fd00::1]:80"] {
@@ -106,7 +106,7 @@ fn servers_change_in_place() {
 }
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn destinations_come_change_and_go() {
     in_namespace(|mut ipvs| {
         for (key, destination) in [
@@ -134,7 +134,7 @@ fn destinations_come_change_and_go() {
 }
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn two_thousand_servers_of_ten_destinations() {
     in_namespace(|mut ipvs| {
         let mut ops = Vec::new();
@@ -165,7 +165,7 @@ fn two_thousand_servers_of_ten_destinations() {
 }
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn a_destination_list_of_several_messages_is_read_whole() {
     in_namespace(|mut ipvs| {
         let key = key(Protocol::Tcp, "[fd00::1]:80");

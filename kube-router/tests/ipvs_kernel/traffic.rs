@@ -18,7 +18,7 @@ use kube_router::{
 use crate::support::*;
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn a_connection_outlives_every_edit_and_is_counted() {
     in_namespace(|mut ipvs| {
         for address in ["10.96.0.1/32", "10.2.0.1/32"] {
@@ -90,7 +90,7 @@ fn a_connection_outlives_every_edit_and_is_counted() {
 }
 
 #[test]
-#[ignore = "needs root and IPVS: run in a VM"]
+#[ignore = "needs root and IPVS: cargo xtask test --tier 4"]
 fn rates_rise_with_traffic() {
     in_namespace(|mut ipvs| {
         for address in ["10.96.0.1/32", "10.2.0.1/32"] {

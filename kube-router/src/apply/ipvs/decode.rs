@@ -47,8 +47,7 @@ pub fn decode_server(payload: &[u8]) -> Result<(Identity, Virtual), NlError> {
 
     let persistent = flags & FLAG_PERSISTENT != 0;
     let odd = flags & !(FLAG_PERSISTENT | FLAG_HASHED | SCHED_FLAGS) != 0
-        // The mask is used only with persistence, so elsewhere it does not matter what others put there.
-        || persistent && netmask != whole_address_mask(family)
+        || netmask != whole_address_mask(family)
         || pe_name.is_some();
     let scheduler = if odd { None } else { Scheduler::from_name(attr::text(sched_name)) };
     let server = Virtual {

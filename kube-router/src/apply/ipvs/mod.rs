@@ -40,7 +40,8 @@ const ORDERS_AT_A_TIME: usize = 1024;
 /// allocate and clear: a quarter off the cost of observing services of ten endpoints. A thousand take fifty receives.
 const SHORT_LIST_BYTES: usize = 8 * 1024;
 
-/// IPVS of one network namespace. Needs CAP_NET_ADMIN in the user namespace that owns it.
+/// IPVS of one network namespace. Needs CAP_NET_ADMIN, on older kernels in the initial user namespace
+/// (`GENL_ADMIN_PERM`).
 pub struct Ipvs {
     socket: Socket,
     /// For the lists of destinations, one short dump per server.
@@ -175,7 +176,12 @@ impl IpvsPlane for Ipvs {
                 failures.sort_by_key(|failure| failure.index);
             }
         }
-        tracing::info!(orders = ops.len(), refused = failures.len(), "IPVS changed");
+        for OpFailure { index, refusal } in &failures {
+            tracing::debug!(order = ?ops[*index], %refusal, "IPVS order refused");
+        }
+        if failures.len() < ops.len() {
+            tracing::info!(orders = ops.len(), refused = failures.len(), "IPVS changed");
+        }
         Ok(failures)
     }
 

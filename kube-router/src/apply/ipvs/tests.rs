@@ -98,7 +98,7 @@ fn what_nobody_of_us_asks_for_reads_as_other() {
     assert_eq!(scheduler(&service(0x2, u32::MAX, "wlc", nothing)), Scheduler::Other, "scheduler");
     assert_eq!(scheduler(&service(0x6, u32::MAX, "rr", nothing)), Scheduler::Other, "one packet");
     assert_eq!(scheduler(&service(0x3, 32, "rr", nothing)), Scheduler::Other, "mask");
-    assert_eq!(scheduler(&service(0x2, 32, "rr", nothing)), Scheduler::Rr, "mask without persistence");
+    assert_eq!(scheduler(&service(0x2, 32, "rr", nothing)), Scheduler::Other, "mask that waits for persistence");
     let sip = |bytes: &mut Vec<u8>| attr::put_str(bytes, wire::service::PE_NAME, "sip");
     assert_eq!(scheduler(&service(0x3, u32::MAX, "rr", sip)), Scheduler::Other, "persistence engine");
 }
