@@ -22,7 +22,8 @@ pub const TRANSPORT_HEADER: u32 = 2;
 /// `NFT_JUMP`, `NF_ACCEPT`.
 pub const JUMP: i32 = -3;
 pub const ACCEPT: i32 = 1;
-/// `NFT_REJECT_ICMPX_UNREACH`, `NFT_REJECT_ICMPX_PORT_UNREACH`.
+/// `NFT_REJECT_TCP_RST`, `NFT_REJECT_ICMPX_UNREACH`, `NFT_REJECT_ICMPX_PORT_UNREACH`.
+pub const REJECT_TCP_RESET: u32 = 1;
 pub const REJECT_ICMPX: u32 = 2;
 pub const ICMPX_PORT_UNREACHABLE: u8 = 1;
 /// `NF_NAT_RANGE_MAP_IPS`: the kernel adds it to every rule that names an address.
@@ -110,9 +111,10 @@ pub enum Expr {
         address: Slot,
         flags: u32,
     },
+    /// `code`: of the ICMP message, where the kind is one.
     Reject {
         kind: u32,
-        code: u8,
+        code: Option<u8>,
     },
 }
 
@@ -194,7 +196,9 @@ impl Expr {
             }
             Expr::Reject { kind, code } => {
                 attr::put_be32(out, 1, *kind); // NFTA_REJECT_TYPE
-                attr::put_u8(out, 2, *code);
+                if let Some(code) = code {
+                    attr::put_u8(out, 2, *code);
+                }
             }
         }
     }
@@ -238,7 +242,9 @@ impl Expr {
                 let flags = number(7).unwrap_or(0) & !NAT_MAP_IPS;
                 plain.then_some(Expr::Snat { family: number(2)?, address: slot(3)?, flags })
             }
-            "reject" => Some(Expr::Reject { kind: number(1)?, code: *field(2)?.first()? }),
+            "reject" => {
+                Some(Expr::Reject { kind: number(1)?, code: field(2).and_then(|value| value.first().copied()) })
+            }
             _ => None,
         }
     }
@@ -282,7 +288,8 @@ mod tests {
             Expr::Verdict { code: JUMP, chain: Some("services4".into()) },
             Expr::Verdict { code: ACCEPT, chain: None },
             Expr::Snat { family: 2, address: Slot(0), flags: NAT_FULLY_RANDOM },
-            Expr::Reject { kind: REJECT_ICMPX, code: ICMPX_PORT_UNREACHABLE },
+            Expr::Reject { kind: REJECT_ICMPX, code: Some(ICMPX_PORT_UNREACHABLE) },
+            Expr::Reject { kind: REJECT_TCP_RESET, code: None },
         ]
     }
 

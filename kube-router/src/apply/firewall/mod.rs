@@ -30,7 +30,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use self::{
     nft::Transaction,
     nft_read::{Reader, Shape},
-    writer::{Order, Step},
+    writer::{Limits, Order, Step},
 };
 use crate::{
     apply::{Failures, FirewallPlane, OpFailure, PlaneError},
@@ -42,15 +42,18 @@ use crate::{
 const NFTABLES: &str = "nftables";
 const IPSET: &str = "ipset";
 
-/// Bytes of one nftables transaction, which must be one `sendmsg`: about 80,000 elements of IPv4 service ports, 40,000
+/// Bytes of one nftables transaction, which must be one `sendmsg`: about 120,000 elements of IPv4 service ports, 50,000
 /// of IPv6 hairpins. What goes beyond is split into several transactions.
 const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
+/// Messages of one transaction, of up to 128 elements each.
+const TRANSACTION_MESSAGES: usize = 4096;
+/// What one error message takes of the receive buffer, at most.
+const ERROR_BYTES: usize = 2048;
 
 /// The kernel's packet filter in one network namespace.
 pub struct KernelFirewall {
     socket: Socket,
-    /// Bytes that one `sendmsg` can carry.
-    limit: usize,
+    limits: Limits,
 }
 
 impl KernelFirewall {
@@ -58,14 +61,20 @@ impl KernelFirewall {
     pub fn open() -> Result<Self, PlaneError> {
         let mut socket = nfnetlink::open(NFTABLES)?;
         let raw = socket.raw();
-        // The forced variant needs CAP_NET_ADMIN of the first user namespace; the other is bound by wmem_max.
+        // The forced variants need CAP_NET_ADMIN of the first user namespace; the others are bound by wmem_max and
+        // rmem_max. What we get shapes the transactions.
         if setsockopt(raw, sockopt::SndBufForce, &TRANSACTION_BYTES).is_err() {
             let _ = setsockopt(raw, sockopt::SndBuf, &TRANSACTION_BYTES);
         }
-        let granted = getsockopt(raw, sockopt::SndBuf).unwrap_or(0);
-        // af_netlink.c refuses what exceeds the buffer less 32 bytes; 212,992 is the kernel's default.
-        let limit = granted.saturating_sub(1024).clamp(128 * 1024, TRANSACTION_BYTES);
-        Ok(KernelFirewall { socket, limit })
+        let _ = setsockopt(raw, sockopt::RcvBufForce, &(TRANSACTION_MESSAGES * ERROR_BYTES));
+        let sends = getsockopt(raw, sockopt::SndBuf).unwrap_or(0);
+        let receives = getsockopt(raw, sockopt::RcvBuf).unwrap_or(0);
+        let limits = Limits {
+            // af_netlink.c refuses what exceeds the buffer less 32 bytes.
+            bytes: sends.saturating_sub(1024).clamp(64 * 1024, TRANSACTION_BYTES),
+            messages: (receives / ERROR_BYTES).clamp(64, TRANSACTION_MESSAGES),
+        };
+        Ok(KernelFirewall { socket, limits })
     }
 
     fn nftables(&mut self, ops: &[FirewallOp], first: usize, failures: &mut Vec<OpFailure>) -> Result<(), PlaneError> {
@@ -98,7 +107,7 @@ impl KernelFirewall {
                 FirewallOp::EnsureIpsets | FirewallOp::DeleteAll => {}
             }
         }
-        let refused = writer::carry_out(&mut self.socket, self.limit, &steps).map_err(failed)?;
+        let refused = writer::carry_out(&mut self.socket, self.limits, &steps).map_err(failed)?;
         for op in (first..).zip(ops).filter(|(index, _)| refused.iter().all(|failure| failure.index != *index)) {
             match op.1 {
                 FirewallOp::SetRuleset(ruleset) => tracing::info!(table = nft::TABLE, ?ruleset, "ruleset written"),

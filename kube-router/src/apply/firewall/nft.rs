@@ -51,7 +51,6 @@ impl Transaction {
     }
 
     /// Messages so far.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.batch.len() - 1
     }

@@ -12,7 +12,10 @@
 //! ```
 //!
 //! The guard sees packets before IPVS does (IPVS hooks LOCAL_IN at priorities 98 and 99), so it judges the address
-//! that the client asked for. After IPVS the packet carries the backend, and conntrack's original tuple still the
+//! that the client asked for. It refuses TCP with a reset, where the original sends port unreachable to all: a client
+//! on this machine gets that ICMP while its own connect() still holds the socket, takes it for a passing trouble and
+//! tries again after a second (seen on 6.1, 6.12 and 6.18), and ICMP errors are limited to about one a second for each
+//! peer. After IPVS the packet carries the backend, and conntrack's original tuple still the
 //! service (needs `net.ipv4.vs.conntrack=1`): that is the equivalent of iptables' `-m ipvs --vmethod MASQ`, which
 //! nftables lacks. IPVS leaves the DNAT bit of a connection alone, so with the bit set the rewriting was somebody
 //! else's. A nat chain sees the first packet of a connection only.
@@ -127,9 +130,17 @@ fn guard(v6: bool) -> Vec<Vec<Expr>> {
         rules.push(icmp);
     }
 
+    let not_the_nodes = [destination(v6, Slot(0)), in_set(SetName::LocalIps, v6, true)];
+    let mut reset = of_family(v6);
+    reset.push(Expr::Meta { key: expr::META_L4PROTO, to: Slot(0) });
+    reset.push(Expr::Compare { slot: Slot(0), equal: true, value: vec![libc::IPPROTO_TCP as u8] });
+    reset.extend(not_the_nodes.clone());
+    reset.push(Expr::Reject { kind: expr::REJECT_TCP_RESET, code: None });
+    rules.push(reset);
+
     let mut refuse = of_family(v6);
-    refuse.extend([destination(v6, Slot(0)), in_set(SetName::LocalIps, v6, true)]);
-    refuse.push(Expr::Reject { kind: expr::REJECT_ICMPX, code: expr::ICMPX_PORT_UNREACHABLE });
+    refuse.extend(not_the_nodes);
+    refuse.push(Expr::Reject { kind: expr::REJECT_ICMPX, code: Some(expr::ICMPX_PORT_UNREACHABLE) });
     rules.push(refuse);
     rules
 }
