@@ -58,6 +58,15 @@ pub struct NetlinkNet {
     knowledge: Knowledge,
 }
 
+/// A `SetLocalRoute` of which the addition was sent and the removal of other routes is still to come.
+struct Setting {
+    op: usize,
+    vip: IpAddr,
+    source: Option<IpAddr>,
+    /// What was known of the VIP's routes before.
+    before: Vec<LocalRoute>,
+}
+
 fn failed(source: NlError) -> PlaneError {
     PlaneError::Netlink { what: "links, addresses and routes", source }
 }
@@ -114,9 +123,8 @@ impl NetlinkNet {
         failures: &mut Vec<OpFailure>,
     ) -> Result<(), PlaneError> {
         let mut orders = Orders::default();
-        // Fresh IPv6 addresses, and IPv6 routes whose rivals must go after the kernel has made its own.
         let mut added: HashMap<IpAddr, usize> = HashMap::new();
-        let mut rivals: Vec<(usize, IpAddr, IpAddr)> = Vec::new();
+        let mut settings: Vec<Setting> = Vec::new();
         for (op, order) in run {
             match order {
                 NetOp::AddAddress(address) => {
@@ -129,40 +137,35 @@ impl NetlinkNet {
                 NetOp::DeleteAddress(address) => {
                     orders.delete_address(op, index, address, &self.knowledge);
                     added.remove(&address);
-                    rivals.retain(|(_, vip, _)| *vip != address);
+                    settings.retain(|setting| setting.vip != address);
                     self.knowledge.address_deleted(address);
                 }
                 NetOp::SetLocalRoute { vip, source } => {
                     let source = source.filter(|source| *source != vip);
-                    orders.set_local_route(op, index, vip, source, &self.knowledge);
-                    if let (true, Some(source)) = (vip.is_ipv6(), source) {
-                        rivals.push((op, vip, source));
-                    }
-                    self.knowledge.route_set(index, vip, source);
+                    let before = self.knowledge.route_set(index, vip, source);
+                    orders.add_local_route(op, index, vip, source, &before);
+                    settings.push(Setting { op, vip, source, before });
                 }
                 NetOp::DeleteLocalRoute { vip } => {
                     orders.delete_local_routes(op, index, vip, &self.knowledge);
-                    rivals.retain(|(_, rival, _)| *rival != vip);
+                    settings.retain(|setting| setting.vip != vip);
                     self.knowledge.routes_deleted(vip);
                 }
                 NetOp::EnsureDummy | NetOp::DeleteDummy => {}
             }
         }
         let present = self.send(orders, failures)?;
-        if rivals.is_empty() {
-            return Ok(());
-        }
         let failed_ops: HashSet<usize> = failures.iter().map(|failure| failure.index).collect();
-        rivals.retain(|(op, ..)| !failed_ops.contains(op));
-        let fresh: Vec<IpAddr> = rivals
-            .iter()
-            .map(|(_, vip, _)| *vip)
-            .filter(|vip| added.get(vip).is_some_and(|op| !present.contains(op) && !failed_ops.contains(op)))
-            .collect();
-        self.await_own_routes(index, fresh.into_iter())?;
+        for refused in settings.extract_if(.., |setting| failed_ops.contains(&setting.op)) {
+            self.knowledge.restore(refused.vip, refused.before);
+        }
+        let is_fresh =
+            |vip: &IpAddr| added.get(vip).is_some_and(|op| !present.contains(op) && !failed_ops.contains(op));
+        let fresh = settings.iter().filter(|setting| setting.source.is_some()).map(|setting| setting.vip);
+        self.await_own_routes(index, fresh.filter(|vip| vip.is_ipv6() && is_fresh(vip)))?;
         let mut orders = Orders::default();
-        for (op, vip, source) in rivals {
-            orders.remove_rivals(op, index, vip, source);
+        for Setting { op, vip, source, before } in settings {
+            orders.remove_other_routes(op, index, vip, source, &before);
         }
         self.send(orders, failures)?;
         Ok(())

@@ -96,62 +96,92 @@ impl Orders {
         }
     }
 
-    /// `source` differs from `vip`; `None` asks for the kernel's own route.
-    pub fn set_local_route(
+    /// First half of setting a route: the wanted one comes in beside those that are there (`before`).
+    ///
+    /// IPv4 puts it in front of the others (NLM_F_CREATE alone). Not NLM_F_REPLACE: that would replace the first route
+    /// to the VIP on whatever interface. IPv6 replaces the route of the same metric. `source` differs from `vip`;
+    /// `None` asks for the kernel's own route.
+    pub fn add_local_route(
         &mut self,
         op: usize,
         index: u32,
         vip: IpAddr,
         source: Option<IpAddr>,
-        knowledge: &Knowledge,
+        before: &[LocalRoute],
     ) {
-        match vip {
-            IpAddr::V4(_) => self.set_ipv4_route(op, index, vip, source, knowledge),
-            IpAddr::V6(_) => self.set_ipv6_route(op, index, vip, source, knowledge),
-        }
-    }
-
-    /// The wanted route goes in front of all others (NLM_F_CREATE alone), then the others go, each named by its
-    /// source. Not NLM_F_REPLACE: that would replace the first route to the VIP on whatever interface.
-    fn set_ipv4_route(&mut self, op: usize, index: u32, vip: IpAddr, source: Option<IpAddr>, knowledge: &Knowledge) {
-        let wanted = LocalRoute::expected(vip, index, source, false);
-        let body = wire::new_local_route(index, vip, Some(source.unwrap_or(vip)), 0);
-        self.push(op, RTM_NEWROUTE, NLM_F_CREATE, ALREADY_THERE, &body);
-        if source.is_some() {
-            self.push(op, RTM_DELROUTE, 0, NOT_THERE, &wire::old_local_route(index, vip, Some(vip), 0, RTPROT_KERNEL));
-        }
-        let own = LocalRoute::expected(vip, index, None, true);
-        for route in knowledge.routes_of(vip).iter().filter(|route| **route != wanted && **route != own) {
-            let body =
-                wire::old_local_route(index, vip, Some(route.source.unwrap_or(vip)), route.metric, route.protocol);
-            self.push(op, RTM_DELROUTE, 0, NOT_THERE, &body);
-        }
-    }
-
-    /// Routes are told apart by metric alone. The kernel's own is dealt with by [`Orders::remove_rivals`].
-    fn set_ipv6_route(&mut self, op: usize, index: u32, vip: IpAddr, source: Option<IpAddr>, knowledge: &Knowledge) {
-        let routes = knowledge.routes_of(vip);
-        let mut keep = IPV6_USER_METRIC;
-        if source.is_none() && routes.iter().any(|route| route.source.is_none() && route.metric == 0) {
-            keep = 0;
-        } else {
+        if vip.is_ipv4() {
+            let body = wire::new_local_route(index, vip, Some(source.unwrap_or(vip)), 0);
+            self.push(op, RTM_NEWROUTE, NLM_F_CREATE, ALREADY_THERE, &body);
+        } else if source.is_some() || !before.iter().any(is_own_ipv6) {
             let body = wire::new_local_route(index, vip, source, 0);
             self.push(op, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &[], &body);
         }
-        for route in routes.iter().filter(|route| route.metric != 0 && route.metric != keep) {
-            let body = wire::old_local_route(index, vip, None, route.metric, ANY_PROTOCOL);
+    }
+
+    /// Second half, for where the first was not refused: the other routes to the VIP go.
+    pub fn remove_other_routes(
+        &mut self,
+        op: usize,
+        index: u32,
+        vip: IpAddr,
+        source: Option<IpAddr>,
+        before: &[LocalRoute],
+    ) {
+        if vip.is_ipv4() {
+            self.remove_other_ipv4_routes(op, index, vip, source, before);
+        } else {
+            self.remove_other_ipv6_routes(op, index, vip, source, before);
+        }
+    }
+
+    /// IPv4 tells routes apart by source, metric and protocol.
+    fn remove_other_ipv4_routes(
+        &mut self,
+        op: usize,
+        index: u32,
+        vip: IpAddr,
+        source: Option<IpAddr>,
+        before: &[LocalRoute],
+    ) {
+        let own = LocalRoute::expected(vip, index, None, true);
+        if source.is_some() {
+            self.push(op, RTM_DELROUTE, 0, NOT_THERE, &wire::old_local_route(index, vip, Some(vip), 0, RTPROT_KERNEL));
+        }
+        let wanted = LocalRoute::expected(vip, index, source, false);
+        for route in before.iter().filter(|route| **route != wanted && **route != own) {
+            // The kernel's own has the VIP as source, a route made by hand may have none.
+            let by_kernel = route.metric == 0 && route.protocol == RTPROT_KERNEL;
+            let filter = route.source.or(by_kernel.then_some(vip));
+            let body = wire::old_local_route(index, vip, filter, route.metric, route.protocol);
             self.push(op, RTM_DELROUTE, 0, NOT_THERE, &body);
         }
     }
 
-    /// Removes the kernel's own IPv6 route, if it is there, beside ours.
-    pub fn remove_rivals(&mut self, op: usize, index: u32, vip: IpAddr, source: IpAddr) {
-        let cover = wire::new_local_route(index, vip, Some(source), COVER_METRIC);
-        self.push(op, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &[], &cover);
-        self.delete_first_local_routes(op, index, vip, 1);
-        let body = wire::old_local_route(index, vip, None, COVER_METRIC, ANY_PROTOCOL);
-        self.push(op, RTM_DELROUTE, 0, NOT_THERE, &body);
+    /// IPv6 tells routes apart by metric, but cannot name metric 0, which is the kernel's own.
+    fn remove_other_ipv6_routes(
+        &mut self,
+        op: usize,
+        index: u32,
+        vip: IpAddr,
+        source: Option<IpAddr>,
+        before: &[LocalRoute],
+    ) {
+        let keep = if source.is_none() && before.iter().any(is_own_ipv6) { 0 } else { IPV6_USER_METRIC };
+        for metric in before.iter().map(|route| route.metric).filter(|metric| *metric != 0 && *metric != keep) {
+            self.push(op, RTM_DELROUTE, 0, NOT_THERE, &wire::old_local_route(index, vip, None, metric, ANY_PROTOCOL));
+        }
+        if source.is_some() {
+            let cover = wire::new_local_route(index, vip, source, COVER_METRIC);
+            self.push(op, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &[], &cover);
+            self.delete_first_local_routes(op, index, vip, 1);
+            let body = wire::old_local_route(index, vip, None, COVER_METRIC, ANY_PROTOCOL);
+            self.push(op, RTM_DELROUTE, 0, NOT_THERE, &body);
+        }
     }
+}
+
+fn is_own_ipv6(route: &LocalRoute) -> bool {
+    route.source.is_none() && route.metric == 0
 }
 
 /// What is on kube-dummy-if, as last seen and changed since.
@@ -203,8 +233,14 @@ impl Knowledge {
         self.odd_prefixes.remove(&vip);
     }
 
-    pub fn route_set(&mut self, index: u32, vip: IpAddr, source: Option<IpAddr>) {
-        self.routes.insert(vip, vec![LocalRoute::expected(vip, index, source, source.is_none())]);
+    /// Returns what was known before.
+    pub fn route_set(&mut self, index: u32, vip: IpAddr, source: Option<IpAddr>) -> Vec<LocalRoute> {
+        let now = LocalRoute::expected(vip, index, source, source.is_none());
+        self.routes.insert(vip, vec![now]).unwrap_or_default()
+    }
+
+    pub fn restore(&mut self, vip: IpAddr, routes: Vec<LocalRoute>) {
+        self.routes.insert(vip, routes);
     }
 
     pub fn routes_deleted(&mut self, vip: IpAddr) {
@@ -248,7 +284,8 @@ mod tests {
         let knowledge = Knowledge::default();
         orders.ensure_dummy(0);
         orders.add_address(1, 7, ip("fd00::1"));
-        orders.set_local_route(2, 7, ip("10.96.0.1"), Some(ip("192.0.2.1")), &knowledge);
+        orders.add_local_route(2, 7, ip("10.96.0.1"), Some(ip("192.0.2.1")), &[]);
+        orders.remove_other_routes(2, 7, ip("10.96.0.1"), Some(ip("192.0.2.1")), &[]);
         orders.delete_address(3, 7, ip("10.96.0.1"), &knowledge);
         let (batch, owners) = orders.into_parts();
         assert_eq!(batch.len(), owners.len());
