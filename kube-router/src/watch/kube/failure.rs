@@ -23,8 +23,10 @@ pub(super) enum Class {
     NotServed,
     /// Another status: the server has troubles of its own.
     Server(u16),
-    /// No answer, or the connection broke.
+    /// The connection cannot be made, or broke.
     Unreachable,
+    /// The server takes the request and does not answer.
+    Silent,
     /// An answer that is not what was asked for.
     Unreadable,
 }
@@ -54,7 +56,7 @@ impl Failure {
     }
 
     pub(super) fn timeout(verb: &'static str, after: Duration) -> Self {
-        Failure { verb, class: Class::Unreachable, text: format!("no answer within {} s", after.as_secs()) }
+        Failure { verb, class: Class::Silent, text: format!("no answer within {} s", after.as_secs()) }
     }
 
     /// The sentence for the user: what failed, why, and what to do.
@@ -79,6 +81,7 @@ impl Failure {
                 "{verb} {resource}: {server} cannot be reached ({text}); check its address, and certificate-authority \
                  in the kubeconfig if its certificate is refused"
             ),
+            Class::Silent => format!("{verb} {resource}: {server} is too slow ({text})"),
             Class::Unreadable => format!("{verb} {resource}: {server} sent something else than {resource} ({text})"),
         }
     }

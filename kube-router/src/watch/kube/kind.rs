@@ -133,30 +133,29 @@ impl<'a> KindWatch<'a> {
             let began = Instant::now();
             let listing = self.version.is_none();
             let step = if listing { self.list().await } else { self.watch().await };
-            let outcome = match step {
-                Ok(()) => Ok(()),
+            let long = began.elapsed() >= SHORT_WATCH;
+            if !listing && long {
+                self.backoff.reset();
+            }
+            match step {
                 Err(Stop::Closed) => return,
-                Err(Stop::Failed(failure)) => Err(failure),
-            };
-            match &outcome {
-                Ok(()) if listing => continue,
-                Ok(()) if began.elapsed() >= SHORT_WATCH => {
-                    self.backoff.reset();
-                    continue;
-                }
-                Ok(()) => {}
-                Err(failure) => {
-                    if self.report(failure).await.is_err() {
+                Err(Stop::Failed(failure)) => {
+                    debug!(kind = %self.kind, ?failure, "interrupted");
+                    if self.report(&failure).await.is_err() {
                         return;
                     }
-                    if began.elapsed() >= SHORT_WATCH && !listing {
-                        self.backoff.reset();
-                    }
                 }
+                // After a list comes the watch; a watch that was not interrupted goes on, or wants a list.
+                Ok(()) if listing || long || self.version.is_none() => continue,
+                Ok(()) => {}
             }
             let wait = self.backoff.next(random());
-            debug!(kind = %self.kind, wait_ms = wait.as_millis() as u64, ?outcome, "watch interrupted");
-            sleep(wait).await;
+            debug!(kind = %self.kind, wait_ms = wait.as_millis() as u64, "waiting before the next request");
+            tokio::select! {
+                () = sleep(wait) => {}
+                // Another kind got through.
+                () = self.link.back.notified() => {}
+            }
         }
     }
 

@@ -10,11 +10,14 @@ mod client;
 mod failure;
 mod kind;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
 use kube::{Client, Config};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{info, warn};
 
 pub use client::client_config;
@@ -32,7 +35,7 @@ const PAGES_IN_FLIGHT: usize = 1;
 /// # Errors
 /// Certificates or keys in `config` that cannot be used.
 pub async fn run(config: Config, sink: mpsc::Sender<ObjectEvent>) -> Result<(), WatchError> {
-    let link = Link { server: config.cluster_url.to_string(), down: AtomicBool::new(false) };
+    let link = Link::new(config.cluster_url.to_string());
     let client = Client::try_from(config).map_err(|error| WatchError::Client {
         origin: format!("the configuration for {}", link.server),
         reason: failure::chain(&error),
@@ -42,13 +45,19 @@ pub async fn run(config: Config, sink: mpsc::Sender<ObjectEvent>) -> Result<(), 
     Ok(())
 }
 
-/// The connection to the API server, which all kinds share: its loss and return are logged once, not once per kind.
+/// The connection to the API server, which all kinds share: its loss and return are logged once, not once per kind,
+/// and the first kind that gets through wakes the others.
 struct Link {
     server: String,
     down: AtomicBool,
+    back: Notify,
 }
 
 impl Link {
+    fn new(server: String) -> Self {
+        Link { server, down: AtomicBool::new(false), back: Notify::new() }
+    }
+
     fn lost(&self, why: &str) {
         if !self.down.swap(true, Ordering::Relaxed) {
             warn!(server = self.server, error = why, "API server unreachable, retrying; the last known objects stay");
@@ -58,6 +67,7 @@ impl Link {
     fn works(&self) {
         if self.down.swap(false, Ordering::Relaxed) {
             info!(server = self.server, "API server reachable again");
+            self.back.notify_waiters();
         }
     }
 }
