@@ -52,8 +52,9 @@ fn owner(
 }
 
 fn ports(field: Field<Vec<Field<raw::Port>>>) -> Result<Vec<EndpointPort>, BadField> {
-    let mut ports = Vec::new();
-    for (path, entry) in entries(field, "ports")? {
+    let field = entries(field, "ports")?;
+    let mut ports = Vec::with_capacity(field.len());
+    for (path, entry) in field {
         ports.push(EndpointPort {
             name: entry.name.get(format_args!("{path}.name"))?.unwrap_or_default(),
             protocol: protocol(entry.protocol, format_args!("{path}.protocol"))?,
@@ -67,8 +68,10 @@ fn endpoints(
     field: Field<Vec<Field<raw::Endpoint>>>,
     address_type: AddressType,
 ) -> Result<(Vec<Endpoint>, Vec<Text>), BadField> {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for (path, entry) in entries(field, "endpoints")? {
+    let field = entries(field, "endpoints")?;
+    // Room for exactly these: the objects are kept.
+    let (mut good, mut bad) = (Vec::with_capacity(field.len()), Vec::new());
+    for (path, entry) in field {
         let Some((_, written)) = entries(entry.addresses, &format!("{path}.addresses"))?.into_iter().next() else {
             continue;
         };

@@ -95,7 +95,7 @@ fn cluster_ips(spec: &mut Spec) -> Result<Addresses, BadField> {
     if written.is_empty() {
         written.extend(single);
     }
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    let (mut good, mut bad) = (Vec::with_capacity(written.len()), Vec::new());
     for ip in written {
         if ip.eq_ignore_ascii_case("None") {
             return Ok(Addresses::default());
@@ -109,8 +109,9 @@ fn cluster_ips(spec: &mut Spec) -> Result<Addresses, BadField> {
 }
 
 fn ports(field: Field<Vec<Field<super::raw::Port>>>) -> Result<Vec<ServicePort>, BadField> {
-    let mut ports = Vec::new();
-    for (path, entry) in entries(field, "spec.ports")? {
+    let field = entries(field, "spec.ports")?;
+    let mut ports = Vec::with_capacity(field.len());
+    for (path, entry) in field {
         ports.push(ServicePort {
             name: entry.name.get(format_args!("{path}.name"))?.unwrap_or_default(),
             protocol: protocol(entry.protocol, format_args!("{path}.protocol"))?,
