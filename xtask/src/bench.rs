@@ -1,106 +1,87 @@
-//! `cargo xtask bench`: measurements that do not depend on how busy this machine is.
+//! `cargo xtask bench`: what the agent costs, on real kernel tables, as a Markdown table and a plot in target/bench/.
 //!
-//! A bench is a program `bench-NAME` of the test crate, run in a virtual machine with one CPU whose clock advances one
-//! nanosecond per executed instruction: its durations are instruction counts, repeatable within about one per cent, on
-//! any host. They say nothing about cache misses, locks or several CPUs. The program prints a line for each
-//! measurement, as often as it likes ([`report::Measurement`]); the median over all boots goes into
-//! target/bench/NAME.md and NAME.svg.
+//! The measuring program is kube-router's example `cost`; it prints one JSON object a line. It runs in two machines:
+//!
+//! | machine | clock | answers |
+//! |---|---|---|
+//! | instruction count, one CPU | 1 ns is one instruction of the guest, user and kernel side | how much work; repeats within 1 % whatever else the host does |
+//! | ordinary emulation | real time | memory, writes, wake-ups |
+//!
+//! [`report`] holds the goals and judges; a missed goal makes the command fail.
 
+mod plot;
 mod report;
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{fs, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use crate::vm::{self, Kernel, VmOptions, VmStatus};
-use crate::{build_ebpf, cargo, paths, setup, sh};
+use crate::{
+    cargo, paths, setup, sh,
+    vm::{self, Kernel, VmOptions, VmStatus},
+};
 
-use report::Report;
+/// Pods of the cluster whose agent's memory is measured.
+const PODS: u32 = 10_000;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this bench; repeatable. Without it: all
-    #[arg(long, value_name = "NAME")]
-    only: Vec<String>,
+    /// Numbers of services, ten endpoints each
+    #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
+    services: Vec<u32>,
+    /// Only count instructions: leave out memory, restart and rest
+    #[arg(long)]
+    without_agent: bool,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Kernel::V6_1)]
     kernel: Kernel,
-    /// Boots; a measurement is the median over all of them
-    #[arg(long, default_value_t = 3)]
-    boots: u32,
-    /// Seconds for one boot
-    #[arg(long, default_value_t = 600)]
+    /// Seconds for each of the two machines
+    #[arg(long, default_value_t = 1800)]
     timeout: u64,
-    /// Arguments for the bench
-    #[arg(last = true)]
-    rest: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let benches = benches(&args.only)?;
-    setup::lab_packages()?;
     setup::virtual_machines(&[args.kernel])?;
-    if build_ebpf::exists() {
-        build_ebpf::build(setup::bpf_toolchain()?)?;
-    }
     let mut build = cargo::command();
-    // As shipped: a count of unoptimised instructions would measure the compiler.
-    build.args(["build", "--release", "--package", "kube-router", "--package", "kube-router-tests", "--bins"]);
+    build.args(["build", "--release", "--package", "kube-router", "--bin", "kube-router", "--example", "cost"]);
     sh::run("release build", &mut build)?;
+    let program = paths::target().join("release/examples/cost").display().to_string();
+    let agent = paths::target().join("release/kube-router").display().to_string();
+
+    let sizes: Vec<String> = args.services.iter().map(u32::to_string).collect();
+    let mut table = vec![program.clone(), "table".into()];
+    table.extend(sizes);
+    let mut lines = measure(args, "instructions", true, &table)?;
+    if !args.without_agent {
+        let services = args.services.iter().max().context("--services: at least one number")?;
+        let argv = [program, "agent".into(), agent, services.to_string(), PODS.to_string()];
+        lines.extend(measure(args, "memory and rest", false, &argv)?);
+    }
+
     let folder = paths::target().join("bench");
-    fs::create_dir_all(&folder)?;
-    for name in benches {
-        let report = measure(&name, args)?;
-        for (extension, text) in [("md", report.markdown(&name)), ("svg", report.svg(&name))] {
-            let file = folder.join(format!("{name}.{extension}"));
-            fs::write(&file, text).with_context(|| file.display().to_string())?;
-            println!("{}", file.display());
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let report = report::Report::new(&lines);
+    let text = report.markdown(args.kernel.name());
+    fs::write(folder.join("cost.md"), &text)?;
+    fs::write(folder.join("cost.svg"), plot::svg(&report.curves()))?;
+    fs::write(folder.join("cost.json"), lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+    print!("{text}");
+    Ok(if report.all_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The benches that the test crate has, or those of them that were asked for.
-fn benches(only: &[String]) -> Result<Vec<String>> {
-    let mut names: Vec<String> = fs::read_dir(paths::workspace().join("tests/src/bin"))?
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            Some(name.strip_prefix("bench-")?.strip_suffix(".rs")?.to_string())
-        })
-        .collect();
-    names.sort();
-    for name in only {
-        ensure!(names.contains(name), "there is no bench {name}; there are: {}", names.join(", "));
-    }
-    names.retain(|name| only.is_empty() || only.contains(name));
-    ensure!(!names.is_empty(), "the test crate has no program bench-NAME");
-    Ok(names)
-}
-
-fn measure(name: &str, args: &Args) -> Result<Report> {
-    let release = paths::target().join("release");
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+fn measure(args: &Args, what: &str, icount: bool, argv: &[String]) -> Result<Vec<Value>> {
+    let _progress = sh::Progress::start(what);
     let options = VmOptions {
-        icount: true,
+        icount,
+        memory_mib: 2048,
         timeout: Duration::from_secs(args.timeout),
-        env: vec![("KUBE_ROUTER_BIN".into(), text(release.join("kube-router")))],
-        modules: ["ip_vs", "br_netfilter"].map(String::from).to_vec(),
         ..VmOptions::new(args.kernel)
     };
-    let mut argv = vec![text(release.join(format!("bench-{name}")))];
-    argv.extend(args.rest.iter().cloned());
-    let mut report = Report::new(args.kernel);
-    for boot in 1..=args.boots {
-        let _progress = sh::Progress::start(&format!("bench {name}, boot {boot} of {}", args.boots));
-        let output = vm::run(&options, &argv)?;
-        let said = || sh::tail(&output.stderr, 25);
-        ensure!(output.status == VmStatus::Exited(0), "bench {name}: {}\n{}", output.verdict(), said());
-        let found = report.add(&String::from_utf8_lossy(&output.stdout))?;
-        ensure!(found > 0, "bench {name} printed no measurement\n{}", said());
+    let output = vm::run(&options, argv)?;
+    if output.status != VmStatus::Exited(0) {
+        bail!("{what}: {}\n{}", output.verdict(), sh::tail(&output.stderr, 20));
     }
-    Ok(report)
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }

@@ -49,10 +49,49 @@ pub struct Dispute {
 /// Age, then name: the smallest wins.
 type Rank = (i64, ObjectKey);
 
+/// A [`ServiceState`] as it is kept: ordered slices instead of trees, whose smallest node has room for eleven entries
+/// where nearly every service has one (a kilobyte a service).
+#[derive(Debug, Default)]
+struct Kept {
+    created_s: i64,
+    frontends: Box<[(VirtualKey, Frontend)]>,
+    vips: Box<[IpAddr]>,
+    hairpins: Box<[Hairpin]>,
+    health_check: Option<(u16, usize)>,
+}
+
+impl From<ServiceState> for Kept {
+    fn from(state: ServiceState) -> Self {
+        Kept {
+            created_s: state.created_s,
+            frontends: state.frontends.into_iter().collect(),
+            vips: state.vips.into_iter().collect(),
+            hairpins: state.hairpins.into_iter().collect(),
+            health_check: state.health_check,
+        }
+    }
+}
+
+impl Kept {
+    fn frontend(&self, key: &VirtualKey) -> Option<&Frontend> {
+        let at = self.frontends.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
+        Some(&self.frontends[at].1)
+    }
+
+    fn is(&self, state: &ServiceState) -> bool {
+        self.created_s == state.created_s
+            && self.health_check == state.health_check
+            && self.frontends.iter().map(|(key, frontend)| (key, frontend)).eq(&state.frontends)
+            && self.vips.iter().eq(&state.vips)
+            && self.hairpins.iter().eq(&state.hairpins)
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Table {
-    services: BTreeMap<ObjectKey, ServiceState>,
-    claims: HashMap<VirtualKey, BTreeSet<Rank>>,
+    services: BTreeMap<ObjectKey, Kept>,
+    /// Who wants a virtual server, the winner first: nearly always one, else few.
+    claims: HashMap<VirtualKey, Vec<Rank>>,
     /// Number of claimed virtual servers per address.
     addresses: HashMap<IpAddr, u32>,
     /// Number of services that want the address on kube-dummy-if.
@@ -68,22 +107,24 @@ impl Table {
     /// Replaces what a service wants; `None` = the service is gone. Returns what to look at again.
     pub fn replace(&mut self, key: &ObjectKey, state: Option<ServiceState>) -> Changes {
         let mut changes = Changes::default();
-        if self.services.get(key) == state.as_ref() {
-            return changes;
+        match (self.services.get(key), &state) {
+            (None, None) => return changes,
+            (Some(known), Some(state)) if known.is(state) => return changes,
+            _ => {}
         }
         let old = self.services.remove(key).unwrap_or_default();
-        let empty = ServiceState::default();
-        let new = state.as_ref().unwrap_or(&empty);
+        let gone = state.is_none();
+        let new = Kept::from(state.unwrap_or_default());
         let aged = old.created_s != new.created_s;
 
-        for virtual_key in old.frontends.keys() {
-            if aged || !new.frontends.contains_key(virtual_key) {
+        for (virtual_key, _) in &old.frontends {
+            if aged || new.frontend(virtual_key).is_none() {
                 self.release(virtual_key, &(old.created_s, key.clone()));
                 changes.servers.insert(*virtual_key);
             }
         }
         for (virtual_key, frontend) in &new.frontends {
-            let before = old.frontends.get(virtual_key);
+            let before = old.frontend(virtual_key);
             if aged || before.is_none() {
                 self.claim(*virtual_key, (new.created_s, key.clone()));
             }
@@ -91,16 +132,16 @@ impl Table {
                 changes.servers.insert(*virtual_key);
             }
         }
-        count(&mut self.vips, old.vips.difference(&new.vips), new.vips.difference(&old.vips), &mut changes.vips);
+        count(&mut self.vips, missing(&old.vips, &new.vips), missing(&new.vips, &old.vips), &mut changes.vips);
         count(
             &mut self.hairpins,
-            old.hairpins.difference(&new.hairpins),
-            new.hairpins.difference(&old.hairpins),
+            missing(&old.hairpins, &new.hairpins),
+            missing(&new.hairpins, &old.hairpins),
             &mut changes.hairpins,
         );
         changes.health_checks = old.health_check != new.health_check;
-        if let Some(state) = state {
-            self.services.insert(key.clone(), state);
+        if !gone {
+            self.services.insert(key.clone(), new);
         }
         changes
     }
@@ -110,12 +151,17 @@ impl Table {
         if claims.is_empty() {
             *self.addresses.entry(key.address).or_default() += 1;
         }
-        claims.insert(rank);
+        if let Err(at) = claims.binary_search(&rank) {
+            claims.reserve_exact(1);
+            claims.insert(at, rank);
+        }
     }
 
     fn release(&mut self, key: &VirtualKey, rank: &Rank) {
         let Some(claims) = self.claims.get_mut(key) else { return };
-        claims.remove(rank);
+        if let Ok(at) = claims.binary_search(rank) {
+            claims.remove(at);
+        }
         if claims.is_empty() {
             self.claims.remove(key);
             if let Some(n) = self.addresses.get_mut(&key.address) {
@@ -131,7 +177,7 @@ impl Table {
     pub fn server(&self, key: &VirtualKey) -> Option<(&ObjectKey, &Frontend)> {
         let (_, owner) = self.claims.get(key)?.first()?;
         let (owner, state) = self.services.get_key_value(owner)?;
-        Some((owner, state.frontends.get(key)?))
+        Some((owner, state.frontend(key)?))
     }
 
     /// Every virtual server, in no particular order.
@@ -182,13 +228,14 @@ impl Table {
         ranks.map(|(_, loser)| Dispute { key: *key, winner: winner.clone(), loser: loser.clone() }).collect()
     }
 
-    pub fn service(&self, key: &ObjectKey) -> Option<&ServiceState> {
-        self.services.get(key)
-    }
-
     pub fn service_count(&self) -> usize {
         self.services.len()
     }
+}
+
+/// What the ordered slice `from` has and the ordered slice `other` lacks.
+fn missing<'a, K: Ord>(from: &'a [K], other: &'a [K]) -> impl Iterator<Item = &'a K> {
+    from.iter().filter(|item| other.binary_search(item).is_err())
 }
 
 /// Moves reference counts and notes every key that appeared or vanished.

@@ -155,7 +155,12 @@ impl<'a> Builder<'a> {
     }
 
     pub fn element(&mut self, element: SetElement) {
-        if self.desired.wants_element(&element) {
+        let wanted = self.desired.wants_element(&element);
+        let mut homes = [Backend::Nft, Backend::Ipset].into_iter().filter(|backend| has_home(*backend, &element));
+        if homes.all(|backend| self.holds(backend, &element) == wanted) {
+            return;
+        }
+        if wanted {
             let rank = u8::from(element.set() == SetName::ServiceIps);
             self.add_elements.insert((rank, element));
         } else if self.guard.deletions {
@@ -199,17 +204,18 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub fn finish(self) -> Plan {
-        let mut opening = self.ruleset.clone();
-        opening.extend(self.adds());
+    pub fn finish(mut self) -> Plan {
+        let mut opening = std::mem::take(&mut self.ruleset);
+        opening.append(&mut self.adds());
+        let (shut, delete) = (self.deletes(&self.shut_elements), self.deletes(&self.delete_elements));
         let mut stages = vec![
             Stage::Firewall(opening),
-            Stage::Ipvs(self.ipvs_add.clone()),
-            Stage::Net(self.net_add.clone()),
-            Stage::Firewall(self.deletes(&self.shut_elements)),
-            Stage::Ipvs(self.ipvs_delete.clone()),
-            Stage::Net(self.net_delete.clone()),
-            Stage::Firewall(self.deletes(&self.delete_elements)),
+            Stage::Ipvs(self.ipvs_add),
+            Stage::Net(self.net_add),
+            Stage::Firewall(shut),
+            Stage::Ipvs(self.ipvs_delete),
+            Stage::Net(self.net_delete),
+            Stage::Firewall(delete),
             Stage::Conntrack(self.flows),
         ];
         stages.retain(|stage| !stage.is_empty());

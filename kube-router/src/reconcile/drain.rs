@@ -10,7 +10,10 @@
 //! The queue lives in the kernel: a destination of weight 0 that nobody wants is being drained, also after a restart
 //! (its time then starts again). What is wanted again simply leaves the queue.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+};
 
 use crate::desired::{Destination, VirtualKey};
 
@@ -18,6 +21,9 @@ use crate::desired::{Destination, VirtualKey};
 const CHECK_INTERVAL_MS: u64 = 5_000;
 
 type Key = (VirtualKey, Destination);
+
+/// The first of all destinations in their order.
+const FIRST: Destination = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
 #[derive(Debug, Default)]
 pub struct Drains {
@@ -49,6 +55,19 @@ impl Drains {
         }
     }
 
+    /// The virtual server is gone, and with it all of its destinations.
+    pub fn end_server(&mut self, server: &VirtualKey) {
+        let gone: Vec<Key> = self.of(server).map(|(key, _)| *key).collect();
+        for key in gone {
+            self.end(&key);
+        }
+    }
+
+    fn of(&self, server: &VirtualKey) -> impl Iterator<Item = (&Key, &u64)> {
+        let server = *server;
+        self.deadlines.range((server, FIRST)..).take_while(move |((key, _), _)| *key == server)
+    }
+
     pub fn contains(&self, key: &Key) -> bool {
         self.deadlines.contains_key(key)
     }
@@ -74,12 +93,8 @@ impl Drains {
 
     /// Takes the connection counts of one server in; returns whether anything is over.
     pub fn judge(&mut self, server: &VirtualKey, busy: impl Fn(&Destination) -> bool, now_ms: u64) -> bool {
-        let over: Vec<Key> = self
-            .deadlines
-            .iter()
-            .filter(|((key, destination), deadline)| key == server && (now_ms >= **deadline || !busy(destination)))
-            .map(|(key, _)| *key)
-            .collect();
+        let is_over = |((_, destination), deadline): &(&Key, &u64)| now_ms >= **deadline || !busy(destination);
+        let over: Vec<Key> = self.of(server).filter(is_over).map(|(key, _)| *key).collect();
         let any = !over.is_empty();
         self.over.extend(over);
         any

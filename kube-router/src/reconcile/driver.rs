@@ -106,7 +106,7 @@ impl Driver {
     pub async fn run(mut self) -> Result<(), DriveError> {
         loop {
             self.alive();
-            let until_ms = match self.work() {
+            let until_ms = match self.settle() {
                 Command::Wait { until_ms } => until_ms,
                 Command::GiveUp { missing } => {
                     error!(?missing, "no complete list of these kinds; is the API server reachable?");
@@ -147,7 +147,8 @@ impl Driver {
         self.outputs.pulse.progress(clock::uptime_ms());
     }
 
-    fn take(&mut self, event: ObjectEvent) {
+    /// Takes one event in. What follows from it is carried out by the next [`Driver::settle`].
+    pub fn take(&mut self, event: ObjectEvent) {
         if let Some(record) = &mut self.outputs.record {
             record(&event);
         }
@@ -157,8 +158,8 @@ impl Driver {
         self.reconciler.handle_event(event);
     }
 
-    /// Carries out commands until there is nothing to do.
-    fn work(&mut self) -> Command {
+    /// Carries out commands until there is nothing to do, and returns what to wait for.
+    pub fn settle(&mut self) -> Command {
         loop {
             let now_ms = clock::uptime_ms();
             match self.reconciler.poll(now_ms) {
@@ -174,7 +175,7 @@ impl Driver {
                 }
                 Command::Apply(stage) => {
                     self.pass_began.get_or_insert_with(Instant::now);
-                    for part in chunks(&stage) {
+                    for part in parts(stage) {
                         self.alive();
                         let result = self.apply(&part);
                         let broken = result.is_err();
@@ -345,11 +346,19 @@ pub fn rows(reconciler: &Reconciler) -> Vec<ServiceRow> {
 }
 
 /// The stage in parts that take well under the time after which the loop would be called stuck.
-fn chunks(stage: &Stage) -> Vec<Stage> {
+fn parts(stage: Stage) -> Box<dyn Iterator<Item = Stage>> {
     match stage {
-        Stage::Ipvs(ops) => ops.chunks(CHUNK).map(|part| Stage::Ipvs(part.to_vec())).collect(),
-        Stage::Net(ops) => ops.chunks(NET_CHUNK).map(|part| Stage::Net(part.to_vec())).collect(),
-        Stage::Firewall(ops) => ops.chunks(CHUNK).map(|part| Stage::Firewall(part.to_vec())).collect(),
-        Stage::Conntrack(flows) => flows.chunks(CHUNK).map(|part| Stage::Conntrack(part.to_vec())).collect(),
+        Stage::Ipvs(ops) => Box::new(parts_of(ops, CHUNK).map(Stage::Ipvs)),
+        Stage::Net(ops) => Box::new(parts_of(ops, NET_CHUNK).map(Stage::Net)),
+        Stage::Firewall(ops) => Box::new(parts_of(ops, CHUNK).map(Stage::Firewall)),
+        Stage::Conntrack(flows) => Box::new(parts_of(flows, CHUNK).map(Stage::Conntrack)),
     }
+}
+
+fn parts_of<T>(ops: Vec<T>, size: usize) -> impl Iterator<Item = Vec<T>> {
+    let mut rest = ops.into_iter();
+    std::iter::from_fn(move || {
+        let part: Vec<T> = rest.by_ref().take(size).collect();
+        (!part.is_empty()).then_some(part)
+    })
 }

@@ -151,7 +151,7 @@ impl Reconciler {
             IpvsOp::EditDestination { key, destination, .. }
             | IpvsOp::AddDestination { key, destination, .. }
             | IpvsOp::DeleteDestination { key, destination } => self.drains.end(&(*key, *destination)),
-            IpvsOp::DeleteServer { key } => self.drains.retain(|(server, _)| server != key),
+            IpvsOp::DeleteServer { key } => self.drains.end_server(key),
             _ => {}
         }
     }

@@ -28,6 +28,8 @@ mod rules;
 mod sets;
 mod writer;
 
+use std::collections::HashSet;
+
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use self::{
@@ -111,8 +113,9 @@ impl KernelFirewall {
             }
         }
         let refused = writer::carry_out(&mut self.socket, self.limits, &steps).map_err(failed)?;
-        for op in (first..).zip(ops).filter(|(index, _)| refused.iter().all(|failure| failure.index != *index)) {
-            match op.1 {
+        let refused_at: HashSet<usize> = refused.iter().map(|failure| failure.index).collect();
+        for (_, op) in (first..).zip(ops).filter(|(index, _)| !refused_at.contains(index)) {
+            match op {
                 FirewallOp::SetRuleset(ruleset) => tracing::info!(table = nft::TABLE, ?ruleset, "ruleset written"),
                 FirewallOp::AddElement(_, element) => tracing::debug!(%element, "nftables element added"),
                 FirewallOp::DeleteElement(_, element) => tracing::debug!(%element, "nftables element removed"),

@@ -97,7 +97,7 @@ fn of_type(addresses: &[(String, NodeAddress)], wanted: &str) -> Vec<(String, Te
 
 /// What parses, in order; the rest goes to `ignored`.
 fn values<T: FromStr>(written: Vec<(String, Text)>, what: &str, ignored: &mut Vec<BadField>) -> Vec<T> {
-    let mut values = Vec::new();
+    let mut values = Vec::with_capacity(written.len());
     for (path, text) in written {
         match text.parse() {
             Ok(value) => values.push(value),
