@@ -20,6 +20,11 @@ impl GoDuration {
         GoDuration(secs * 1_000_000_000)
     }
 
+    /// Saturates far beyond any time limit.
+    pub fn from_std(duration: Duration) -> Self {
+        GoDuration(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+    }
+
     /// `None` if negative.
     pub fn unsigned(self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_nanos)

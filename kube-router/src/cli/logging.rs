@@ -25,10 +25,12 @@ impl Verbosity {
     }
 
     /// The filter in `RUST_LOG`'s language.
+    ///
+    /// `kube_client` calls every request that fails an error, at every retry; `watch` tells each outage once.
     pub fn directives(self) -> &'static str {
         match self {
-            Verbosity::Info => "warn,kube_router=info,kube_router_common=info",
-            Verbosity::Debug => "warn,kube_router=debug,kube_router_common=debug",
+            Verbosity::Info => "warn,kube_client=off,kube_router=info,kube_router_common=info",
+            Verbosity::Debug => "warn,kube_client=off,kube_router=debug,kube_router_common=debug",
             Verbosity::Trace => "warn,kube_router=trace,kube_router_common=trace",
         }
     }

@@ -272,6 +272,12 @@ fn dump(program: &str, dump: args::DumpFlags) -> Result<Parsed, CliError> {
     Ok(Parsed { command, verbosity: Verbosity::Info, notices: Vec::new() })
 }
 
+/// The original's words.
+fn no_view_in_time(config: &Config) -> anyhow::Error {
+    let limit = duration::GoDuration::from_std(config.cache_sync_timeout);
+    anyhow::anyhow!("failed to synchronize cache: {limit} timeout")
+}
+
 /// Writes to standard output; a reader that went away (`| head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write;

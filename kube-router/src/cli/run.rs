@@ -37,7 +37,7 @@ use crate::{
     },
     reconcile::{
         Reconciler,
-        driver::{Driver, Inputs, Outputs, Planes},
+        driver::{DriveError, Driver, Inputs, Outputs, Planes},
     },
     sys::clock,
     watch as sources,
@@ -141,7 +141,7 @@ fn reconcile(
         Driver::new(reconciler, planes, inputs, outputs, config.cache_sync_timeout, timeouts).run().await
     });
     vigil.end();
-    Ok(result?)
+    result.map_err(|DriveError::CacheSyncTimeout(_)| super::no_view_in_time(config))
 }
 
 /// Says when the host's addresses change. Without it the periodic pass still notices.

@@ -33,6 +33,8 @@ impl AddressKind {
 pub fn validate(text: &str, kind: AddressKind, config: &ProxyConfig) -> Result<IpAddr, String> {
     let reject = |why: &str| Err(format!("rejecting {} {text}: {why}", kind.field()));
     let Ok(address) = text.parse::<IpAddr>() else { return reject("not an IP address") };
+    // `::ffff:192.0.2.1` is an IPv4 address in other clothes, for the ranges and for the kernel.
+    let address = address.to_canonical();
     // Never a service address, whatever the ranges say: the node would answer for itself.
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return reject("unspecified, loopback and multicast addresses cannot be service addresses");

@@ -197,12 +197,17 @@ impl<'a> Compiler<'a> {
         for (origin, address) in self.external_addresses.clone() {
             self.frontend(origin, address, port.port, port, &candidates, external_local);
         }
-        if port.node_port != 0 && matches!(service.service_type, ServiceType::NodePort | ServiceType::LoadBalancer) {
+        if self.has_node_port(port) {
             for address in self.node_port_addresses() {
                 self.frontend(Origin::NodePort, address, port.node_port, port, &candidates, external_local);
             }
         }
         self.hairpins(port, &candidates);
+    }
+
+    /// A number that is left over from another type of the service does not count.
+    fn has_node_port(&self, port: &ServicePort) -> bool {
+        port.node_port != 0 && matches!(self.service.service_type, ServiceType::NodePort | ServiceType::LoadBalancer)
     }
 
     /// One address per family that the service uses, or every local one with --nodeport-bindon-all-ip (then of both
@@ -253,12 +258,13 @@ impl<'a> Compiler<'a> {
         if !(self.config.hairpin_all || annotations.hairpin) {
             return;
         }
-        let mut targets: Vec<(IpAddr, u16)> = self.service.cluster_ips.iter().map(|ip| (*ip, port.port)).collect();
+        let enabled = self.service.cluster_ips.iter().filter(|ip| self.family_enabled(**ip));
+        let mut targets: Vec<(IpAddr, u16)> = enabled.map(|ip| (*ip, port.port)).collect();
         if annotations.hairpin_external_ips {
             let external = self.external_addresses.iter().filter(|(origin, _)| *origin == Origin::ExternalIp);
             targets.extend(external.map(|(_, ip)| (*ip, port.port)));
         }
-        if port.node_port != 0 {
+        if self.has_node_port(port) {
             let primary = self.service.cluster_ips.iter().filter_map(|like| self.node.address_like(*like));
             targets.extend(primary.map(|ip| (ip, port.node_port)));
         }

@@ -143,11 +143,10 @@ impl Reconciler {
         }
         self.finish_pass(now_ms);
         if !self.started {
-            let missing: Vec<Kind> = PROXY_KINDS
-                .into_iter()
-                .filter(|kind| !self.cluster.is_complete(*kind) && !self.cluster.unavailable().contains_key(kind))
-                .collect();
-            if missing.is_empty() {
+            let missing: Vec<Kind> = PROXY_KINDS.into_iter().filter(|kind| !self.cluster.is_complete(*kind)).collect();
+            // One kind may be forbidden while others can be read. Where none can, nobody has answered yet.
+            let answered = missing.len() < PROXY_KINDS.len();
+            if answered && missing.iter().all(|kind| self.cluster.unavailable().contains_key(kind)) {
                 self.started = true;
                 self.full_at_ms = now_ms;
             } else if now_ms >= self.give_up_at_ms {
@@ -246,7 +245,7 @@ impl Reconciler {
                 subject: Subject::Object(Kind::Service, dispute.loser),
                 reason: "AddressInUse",
                 text: format!(
-                    "{} belongs to service {}, which is older; change one of them",
+                    "{} belongs to service {}, which comes first by age, then by name; change one of them",
                     dispute.key, dispute.winner
                 ),
             });

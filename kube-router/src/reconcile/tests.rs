@@ -161,6 +161,16 @@ fn a_cluster_that_never_answers_ends_the_agent() {
     assert_eq!(rig.reconciler.poll(60_000), Command::GiveUp { missing });
 }
 
+/// Nobody answered, so nothing is known: that is not the same as a cluster in which one kind is forbidden.
+#[test]
+fn a_cluster_in_which_nothing_can_be_read_ends_the_agent_too() {
+    let mut rig = Rig::new(ProxyConfig::default(), FakeKernel::new());
+    rig.send(Kind::ALL.map(|kind| ObjectEvent::Unavailable { kind, reason: "connection refused".into() }));
+    assert_eq!(rig.reconciler.poll(0), Command::Wait { until_ms: Some(60_000) });
+    assert!(!rig.reconciler.is_ready());
+    assert_eq!(rig.reconciler.poll(60_000), Command::GiveUp { missing: PROXY_KINDS.to_vec() });
+}
+
 #[test]
 fn a_forbidden_kind_lets_the_proxy_add_but_never_delete() {
     let kernel = FakeKernel::new();

@@ -125,3 +125,12 @@ fn node_names() {
     let nameless = Facts { hostname: None, ..facts() };
     assert_eq!(read_in("", &in_cluster(), &nameless).unwrap_err().exit_code(), 1);
 }
+
+/// The message by which operators know that the API server did not answer.
+#[test]
+fn a_view_that_does_not_come_in_time_is_told_in_the_original_s_words() {
+    for (line, text) in [("", "1m0s"), ("--cache-sync-timeout=1500ms", "1.5s"), ("--cache-sync-timeout=2h", "2h0m0s")] {
+        let error = crate::cli::no_view_in_time(&run(line));
+        assert_eq!(error.to_string(), format!("failed to synchronize cache: {text} timeout"));
+    }
+}

@@ -46,7 +46,14 @@ pub async fn client_config(kubeconfig: Option<&Path>, master: Option<&str>) -> R
 async fn from_file(path: &Path) -> Result<Config, WatchError> {
     let wrong = |error: &dyn std::error::Error| WatchError::Kubeconfig { path: path.to_owned(), reason: chain(error) };
     let file = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|error| wrong(&error))
+    let config =
+        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|error| wrong(&error))?;
+    // A file without any certificate is read as a list of none, which would make every server look like an impostor.
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        let reason = "certificate-authority holds no certificate".to_owned();
+        return Err(WatchError::Kubeconfig { path: path.to_owned(), reason });
+    }
+    Ok(config)
 }
 
 fn from_url(url: &str, account_dir: &Path) -> Result<Config, WatchError> {
@@ -162,12 +169,16 @@ current-context: x
         std::fs::write(&not_pem, "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n").unwrap();
         let ca_broken =
             TOKEN_ONLY.replace("6443\"", &format!("6443\", certificate-authority: \"{}\"", not_pem.to_str().unwrap()));
+        let empty = dir.path().join("empty.crt");
+        std::fs::write(&empty, "no PEM at all\n").unwrap();
+        let ca_empty = ca_broken.replace(not_pem.to_str().unwrap(), empty.to_str().unwrap());
         for (content, wanted) in [
             ("{", ""),
             ("apiVersion: v1\nkind: Config\n", "context"),
             (&TOKEN_ONLY.replace("current-context: x", "current-context: y"), "context"),
             (&ca_missing, "/nonexistent/ca.crt"),
             (&ca_broken, "certificate"),
+            (&ca_empty, "no certificate"),
         ] {
             std::fs::write(&path, content).unwrap();
             let error = block_on(client_config(Some(&path), None)).unwrap_err();
