@@ -11,7 +11,7 @@ use super::{Problem, Subject};
 use crate::{
     config::ProxyConfig,
     desired::{Ruleset, firewall::Masquerade},
-    objects::{Kind, Node, ObjectKey, annotations},
+    objects::{Kind, Node, ObjectKey, Service, annotations},
 };
 
 /// Our node, digested. Equal views compile every service equally.
@@ -46,6 +46,15 @@ impl NodeView {
 
     pub fn is_host_address(&self, address: IpAddr) -> bool {
         self.host_addresses.iter().any(|(_, known)| *known == address)
+    }
+
+    /// Which services compile differently on this view than on `before`.
+    pub fn services_concerned(&self, before: &NodeView, config: &ProxyConfig) -> impl Fn(&Service) -> bool + use<> {
+        let all = (&self.name, self.ipv4, self.ipv6) != (&before.name, before.ipv4, before.ipv6)
+            // An address of the host may be a service's or an endpoint's; a link-local one never is.
+            || self.host_addresses.symmetric_difference(&before.host_addresses).any(|(_, address)| !is_link_local(*address));
+        let node_ports = config.node_port_all_addresses && !self.local_addresses().eq(before.local_addresses());
+        move |service| all || (node_ports && service.ports.iter().any(|port| port.node_port != 0))
     }
 
     /// Name of the interface that holds the node's primary address.
@@ -154,4 +163,11 @@ fn pod_cidrs(node: &Node) -> (Vec<IpNet>, Vec<(&'static str, String)>) {
         }
     }
     (node.pod_cidrs.clone(), Vec::new())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }

@@ -22,6 +22,8 @@ pub struct Changes {
     pub servers: BTreeSet<VirtualKey>,
     pub vips: BTreeSet<IpAddr>,
     pub hairpins: BTreeSet<Hairpin>,
+    /// Addresses that the node itself got or lost.
+    pub local_ips: BTreeSet<IpAddr>,
     pub health_checks: bool,
 }
 
@@ -34,6 +36,7 @@ impl Changes {
         self.servers.extend(other.servers);
         self.vips.extend(other.vips);
         self.hairpins.extend(other.hairpins);
+        self.local_ips.extend(other.local_ips);
         self.health_checks |= other.health_checks;
     }
 }

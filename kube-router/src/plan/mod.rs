@@ -94,6 +94,9 @@ pub fn plan_changes(changes: &Changes, desired: &Desired, observed: &Observed, g
     for hairpin in &changes.hairpins {
         builder.element(SetElement::Hairpin(*hairpin));
     }
+    for address in &changes.local_ips {
+        builder.element(SetElement::LocalIp(*address));
+    }
     builder.finish()
 }
 

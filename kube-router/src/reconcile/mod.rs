@@ -211,8 +211,9 @@ impl Reconciler {
         let ruleset = view.ruleset(&self.config);
         let local_ips: BTreeSet<IpAddr> = view.local_addresses().collect();
         let sources = (view.ipv4.map(IpAddr::V4), view.ipv6.map(IpAddr::V6));
+        // Every pod's veth brings a link-local address: that must cost its set element, not a look at every service.
+        self.pending.local_ips.extend(local_ips.symmetric_difference(&self.desired.local_ips));
         let shared_changed = ruleset != self.desired.ruleset
-            || local_ips != self.desired.local_ips
             || view.pod_cidrs != self.desired.pod_cidrs
             || sources != (self.desired.source_ipv4, self.desired.source_ipv6);
         self.desired.ruleset = ruleset;
@@ -223,12 +224,12 @@ impl Reconciler {
             // Rare, and it concerns every VIP's route: compare everything.
             self.full_at_ms = 0;
         }
-        if view != self.node {
-            self.node = view;
-            let all: Vec<ObjectKey> = self.cluster.services().map(|service| service.key.clone()).collect();
-            for key in all {
-                self.compile_one(&key);
-            }
+        let concerned = view.services_concerned(&self.node, &self.config);
+        self.node = view;
+        let keys: Vec<ObjectKey> =
+            self.cluster.services().filter(|service| concerned(service)).map(|service| service.key.clone()).collect();
+        for key in keys {
+            self.compile_one(&key);
         }
     }
 

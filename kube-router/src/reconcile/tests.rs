@@ -229,6 +229,19 @@ fn one_endpoint_costs_the_same_orders_in_any_cluster() {
 }
 
 #[test]
+fn a_pod_s_veth_costs_its_link_local_address_and_no_look_at_the_kernel() {
+    let mut rig = Rig::new(ProxyConfig::default(), FakeKernel::new());
+    rig.send(cluster()).settle();
+    let mut addresses = rig.kernel.observe().unwrap().net.host_addresses;
+    addresses.insert(("veth1".into(), "fe80::1".parse().unwrap()));
+    rig.reconciler.handle_host_addresses(addresses);
+    // An observation would fail and be counted.
+    rig.kernel.0.borrow_mut().broken_observations = 1;
+    assert_eq!(rig.settle(), 2, "one element in two homes");
+    assert_eq!(rig.kernel.0.borrow().broken_observations, 1);
+}
+
+#[test]
 fn what_somebody_else_changed_is_mended_by_the_periodic_pass() {
     let mut rig = Rig::new(ProxyConfig::default(), FakeKernel::new());
     rig.send(cluster()).settle();
