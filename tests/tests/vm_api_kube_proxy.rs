@@ -1,0 +1,321 @@
+//! kube-proxy in its IPVS mode as the oracle: the same objects, the same kernel, each program in a node namespace of its
+//! own with the same addresses. Their virtual servers, destinations, weights and persistence must be equal, but for what
+//! [`DIFFERENCES`] says and why. A difference that goes away fails the test just as a new one does.
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::PATIENCE;
+use kube_router_tests::{
+    agent::Agent,
+    api::{self, Kubectl, Remote},
+    lab::{Lab, Namespace, NodeSpec, Wire, load_modules},
+    objects::{EndpointSpec, ServiceSpec},
+    oracle::{self, Server},
+};
+use serde_json::{Value, json};
+
+/// A virtual server that the two see differently.
+struct Difference {
+    /// As `Server::address` prints it.
+    server: &'static str,
+    /// `-` = no such virtual server.
+    agent: &'static str,
+    kube_proxy: &'static str,
+    why: &'static str,
+}
+
+const DIFFERENCES: &[Difference] = &[];
+
+/// After [`changed`].
+const DIFFERENCES_AFTERWARDS: &[Difference] = &[];
+
+/// Conditions of an endpoint: ready, serving, terminating.
+const READY: (bool, bool, bool) = (true, true, false);
+const NOT_READY: (bool, bool, bool) = (false, false, false);
+const LEAVING: (bool, bool, bool) = (false, true, true);
+const LEAVING_DEAF: (bool, bool, bool) = (false, false, true);
+/// `publishNotReadyAddresses`: ready whatever the pod says.
+const PUBLISHED: (bool, bool, bool) = (true, false, false);
+const PUBLISHED_LEAVING: (bool, bool, bool) = (true, false, true);
+
+/// A dual-stack service with addresses that end in `number`.
+fn service(name: &str, number: u8) -> ServiceSpec {
+    ServiceSpec::new(name, &[&format!("10.96.3.{number}"), &format!("fd00:10:96::3:{number}")])
+        .with("ipFamilyPolicy", json!("RequireDualStack"))
+        .with("ipFamilies", json!(["IPv4", "IPv6"]))
+}
+
+/// With an endpoint of both families; odd ones are on n1, even ones on n2.
+fn with(mut service: ServiceSpec, endpoints: &[(u8, (bool, bool, bool))]) -> ServiceSpec {
+    for (number, conditions) in endpoints {
+        let node = 2 - number % 2;
+        for address in [format!("10.244.{node}.{number}"), format!("fd00:10:244:{node}::{number}")] {
+            let address = address.parse().expect("an address");
+            let endpoint = EndpointSpec { address, node: format!("n{node}"), conditions: *conditions };
+            service = service.endpoint(endpoint);
+        }
+    }
+    service
+}
+
+/// Two endpoints here, one on the other node.
+fn everywhere(service: ServiceSpec) -> ServiceSpec {
+    with(service, &[(11, READY), (13, READY), (12, READY)])
+}
+
+fn elsewhere(service: ServiceSpec) -> ServiceSpec {
+    with(service, &[(12, READY), (14, READY)])
+}
+
+fn node_port(service: ServiceSpec, port: u16) -> ServiceSpec {
+    service.kind("NodePort").port("TCP", 80, 8080, port)
+}
+
+fn services() -> Vec<ServiceSpec> {
+    let plain = |name, number| service(name, number).port("TCP", 80, 8080, 0);
+    let local = |field| move |service: ServiceSpec| service.with(field, json!("Local"));
+    let internal = local("internalTrafficPolicy");
+    let external = local("externalTrafficPolicy");
+    let affinity = |service: ServiceSpec, seconds: u32| {
+        service
+            .with("sessionAffinity", json!("ClientIP"))
+            .with("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": seconds}}))
+    };
+    vec![
+        everywhere(service("protocols", 1).port("TCP", 80, 8080, 0).port("UDP", 80, 8080, 0).port("SCTP", 80, 8080, 0)),
+        everywhere(service("ports", 2).port("TCP", 81, 8081, 0).port("TCP", 82, 8082, 0).port("UDP", 53, 5353, 0)),
+        everywhere(node_port(service("node-port", 3).port("UDP", 80, 8080, 30_103), 30_003)),
+        everywhere(plain("external", 4).with("externalIPs", json!(["203.0.113.4", "2001:db8:113::4"]))),
+        everywhere(
+            node_port(service("balancer", 5), 30_005)
+                .kind("LoadBalancer")
+                .ingress("203.0.113.133")
+                .ingress("2001:db8:114::5"),
+        ),
+        everywhere(affinity(plain("sticky", 6), 600)),
+        everywhere(affinity(node_port(service("sticky-port", 7), 30_007), 86_400)),
+        everywhere(internal(plain("internal-local", 8))),
+        elsewhere(internal(plain("internal-local-none", 9))),
+        everywhere(external(
+            node_port(service("external-local", 10), 30_010).with("externalIPs", json!(["203.0.113.10"])),
+        )),
+        elsewhere(external(
+            node_port(service("external-local-none", 11), 30_011).with("externalIPs", json!(["203.0.113.11"])),
+        )),
+        with(plain("empty", 12), &[]),
+        with(node_port(service("empty-port", 13), 30_013), &[]),
+        with(plain("not-ready", 14), &[(11, NOT_READY), (12, READY)]),
+        with(plain("all-not-ready", 15), &[(11, NOT_READY)]),
+        with(plain("leaving", 16), &[(11, LEAVING), (12, READY), (13, LEAVING_DEAF)]),
+        with(plain("all-leaving", 17), &[(11, LEAVING), (12, LEAVING), (13, LEAVING_DEAF)]),
+        with(plain("published", 18), &[(11, PUBLISHED), (12, READY)]),
+        with(plain("published-leaving", 19), &[(11, PUBLISHED_LEAVING), (12, READY)]),
+        with(external(node_port(service("local-leaving", 20), 30_020)), &[(11, LEAVING), (12, READY)]),
+        ServiceSpec::new("only-ipv6", &["fd00:10:96::3:21"])
+            .with("ipFamilies", json!(["IPv6"]))
+            .port("TCP", 80, 8080, 0)
+            .endpoint(EndpointSpec {
+                address: "fd00:10:244:1::11".parse().unwrap(),
+                node: "n1".into(),
+                conditions: READY,
+            }),
+    ]
+}
+
+/// What is different afterwards: names of services that are deleted, and services in their new form.
+fn changed() -> (Vec<&'static str>, Vec<ServiceSpec>) {
+    let plain = |name, number| service(name, number).port("TCP", 80, 8080, 0);
+    let gone = vec!["ports", "balancer"];
+    let new = vec![
+        // Affinity ends, and begins.
+        everywhere(plain("sticky", 6)).with("sessionAffinity", json!("None")),
+        everywhere(plain("external", 4)).with("sessionAffinity", json!("ClientIP")),
+        // The policy's end brings the others back.
+        everywhere(plain("internal-local", 8)).with("internalTrafficPolicy", json!("Cluster")),
+        // Endpoints go and come.
+        with(service("protocols", 1).port("TCP", 80, 8080, 0).port("UDP", 80, 8080, 0), &[(12, READY), (15, READY)]),
+        with(plain("empty", 12), &[(11, READY)]),
+        with(plain("not-ready", 14), &[]),
+    ];
+    (gone, new)
+}
+
+/// A node "n1" in a lab of its own, with a way to the server.
+struct Place {
+    ns: Namespace,
+    wire: Wire,
+    _lab: Lab,
+}
+
+impl Place {
+    fn new(prefix: &str, remote: &Remote) -> Place {
+        let mut lab = Lab::unique(prefix).unwrap();
+        let addresses = ["192.168.77.1/24", "fd00:77::1/64"];
+        let node =
+            lab.node(NodeSpec::new("n1", &addresses, &["10.244.1.0/24", "fd00:10:244:1::/64"]).unwrap()).unwrap();
+        let text = fs::read_to_string(kubeconfig("")).unwrap();
+        let (_, rest) = text.split_once("https://").unwrap();
+        let served: SocketAddr = rest.split_once('"').unwrap().0.parse().unwrap();
+        let wire = Wire::new(&node.ns, served.port(), SocketAddr::new(remote.host(), served.port())).unwrap();
+        Place { ns: node.ns, wire, _lab: lab }
+    }
+
+    /// The virtual servers, each as one line, once `settled` says that they are complete and nothing has moved since.
+    fn table(&self, settled: impl Fn(&BTreeMap<String, String>) -> bool) -> BTreeMap<String, String> {
+        let begin = Instant::now();
+        let mut last = BTreeMap::new();
+        let mut since = Instant::now();
+        loop {
+            let table: BTreeMap<String, String> = oracle::ipvs_servers(&self.ns).unwrap().iter().map(line).collect();
+            if table != last {
+                (last, since) = (table, Instant::now());
+            } else if settled(&last) && since.elapsed() > Duration::from_secs(6) {
+                return last;
+            }
+            assert!(begin.elapsed() < PATIENCE * 3, "{}: does not settle: {last:#?}", self.ns.name());
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+fn kubeconfig(whose: &str) -> String {
+    std::env::var(format!("KUBE_ROUTER_TEST_{whose}KUBECONFIG")).unwrap()
+}
+
+/// `rr persistent 600: 10.244.1.11:8080 Masq 1, ...`
+fn line(server: &Server) -> (String, String) {
+    let mut text = server.scheduler.clone();
+    if let Some(seconds) = server.persistence {
+        text += &format!(" persistent {seconds}");
+    }
+    if let Some(mask) = &server.mask {
+        text += &format!(" mask {mask}");
+    }
+    let flags = &server.scheduler_flags;
+    if !flags.is_empty() || server.one_packet {
+        text += &format!(" flags {flags:?} one-packet {}", server.one_packet);
+    }
+    let destinations: Vec<String> = server
+        .destinations
+        .iter()
+        .map(|destination| format!("{} {} {}", destination.address, destination.forward, destination.weight))
+        .collect();
+    (server.address.to_string(), format!("{text}: {}", destinations.join(", ")))
+}
+
+fn compare(agent: &BTreeMap<String, String>, kube_proxy: &BTreeMap<String, String>, known: &[Difference]) {
+    let names: BTreeSet<&String> = agent.keys().chain(kube_proxy.keys()).collect();
+    assert!(names.len() > 40, "{names:?}");
+    let seen = |table: &BTreeMap<String, String>, name: &String| table.get(name).cloned().unwrap_or("-".to_owned());
+    let found: BTreeMap<String, (String, String)> = names
+        .iter()
+        .map(|name| ((*name).clone(), (seen(agent, name), seen(kube_proxy, name))))
+        .filter(|(_, (agent, kube_proxy))| agent != kube_proxy)
+        .collect();
+    let known: BTreeMap<String, (String, String)> = known
+        .iter()
+        .inspect(|difference| assert!(!difference.why.is_empty()))
+        .map(|known| (known.server.to_owned(), (known.agent.to_owned(), known.kube_proxy.to_owned())))
+        .collect();
+    println!("{} virtual servers, {} of them differ as the table says", names.len(), known.len());
+    for (name, (agent, kube_proxy)) in &found {
+        if known.get(name) != Some(&(agent.clone(), kube_proxy.clone())) {
+            println!("new: {name}\n       agent: {agent}\n  kube-proxy: {kube_proxy}");
+        }
+    }
+    for name in known.keys().filter(|name| !found.contains_key(*name)) {
+        println!("gone: {name}: {}", seen(agent, name));
+    }
+    assert!(found == known, "the differences are not those of the table, see above");
+}
+
+fn apply(remote: &Remote, services: &[ServiceSpec]) {
+    let objects: Vec<Value> = services.iter().flat_map(ServiceSpec::objects).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    remote.apply(&list.to_string()).unwrap();
+    for service in objects.iter().filter(|object| !object["status"]["loadBalancer"]["ingress"][0].is_null()) {
+        let name = format!("service/{}", service["metadata"]["name"].as_str().unwrap());
+        remote.patch_status("default", &name, &service["status"]).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs IPVS and Kubernetes components: cargo xtask test --tier 5"]
+fn the_same_objects_make_the_same_virtual_servers() {
+    load_modules(&["ip_vs", "ip_vs_rr", "ip_vs_sh", "dummy", "sctp", "nf_conntrack", "ip_set", "xt_set"]).unwrap();
+    let remote = Remote::from_env().unwrap();
+    let (ours, theirs) = (Place::new("kpa", &remote), Place::new("kpb", &remote));
+    for kinds in ["deployments,replicasets,pods,nodes", "services,endpointslices"] {
+        let words = ["delete", kinds, "--field-selector=metadata.name!=kubernetes", "--force", "--grace-period=0"];
+        remote.kubectl(&[&words[..], &["--wait=false"]].concat()).unwrap();
+    }
+    for number in 1..=2u8 {
+        let name = format!("n{number}");
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "spec": {"podCIDRs": [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")]},
+        });
+        remote.apply(&node.to_string()).unwrap();
+        let addresses = [format!("192.168.77.{number}"), format!("fd00:77::{number}")];
+        remote.set_node_addresses(&name, &addresses.map(|address| address.parse().unwrap())).unwrap();
+    }
+    remote.apply(common::kube::DEPLOY).unwrap();
+    apply(&remote, &services());
+
+    let mut kube_proxy = Command::new(api::programs().unwrap().join("kube-proxy"));
+    kube_proxy.args([
+        &*format!("--kubeconfig={}", kubeconfig("")),
+        "--proxy-mode=ipvs",
+        "--hostname-override=n1",
+        "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48",
+        // Else on every address of the node, which the agent does with --nodeport-bindon-all-ip.
+        "--nodeport-addresses=primary",
+        "--conntrack-max-per-core=0",
+        "--healthz-bind-address=127.0.0.1:11256",
+        "--metrics-bind-address=127.0.0.1:11249",
+    ]);
+    let kube_proxy = theirs.ns.spawn("kube-proxy", kube_proxy).unwrap();
+    let flags = [
+        &*format!("--kubeconfig={}", kubeconfig("AGENT_")),
+        "--run-router=false",
+        "--run-firewall=false",
+        "--enable-ipv6",
+        "--service-cluster-ip-range=10.96.0.0/12,fd00:10:96::/112",
+        "--service-external-ip-range=203.0.113.0/25,2001:db8:113::/64",
+        "--loadbalancer-ip-range=203.0.113.128/25,2001:db8:114::/64",
+    ];
+    let agent = Agent::start(&ours.ns, "n1", &flags).unwrap();
+    let logs = || println!("{}\n{}", kube_proxy.log_tail(), agent.log().join("\n"));
+
+    let complete = |table: &BTreeMap<String, String>| {
+        table.contains_key("TCP [fd00:10:96::3:21]:80") && table.contains_key("TCP 10.96.3.1:80")
+    };
+    let tables = (ours.table(complete), theirs.table(complete));
+    logs();
+    compare(&tables.0, &tables.1, DIFFERENCES);
+
+    let (gone, new) = changed();
+    for name in gone {
+        let slices = format!("kubernetes.io/service-name={name}");
+        remote.kubectl(&["delete", "service", name]).unwrap();
+        remote.kubectl(&["delete", "endpointslices", "-l", &slices]).unwrap();
+    }
+    apply(&remote, &new);
+    let complete = |table: &BTreeMap<String, String>| {
+        !table.contains_key("TCP 10.96.3.2:81")
+            && table.get("TCP 10.96.3.12:80").is_some_and(|line| line.contains("10.244.1.11"))
+            && table.get("TCP [fd00:10:96::3:14]:80").is_some_and(|line| !line.contains("fd00:10:244"))
+    };
+    let tables = (ours.table(complete), theirs.table(complete));
+    compare(&tables.0, &tables.1, DIFFERENCES_AFTERWARDS);
+    drop((ours.wire, theirs.wire));
+}
