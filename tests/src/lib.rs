@@ -2,7 +2,8 @@
 //!
 //! * [`lab`] builds nodes, pods and clients as network namespaces, and takes them away again.
 //! * `pod-server` (a program of this crate) is what runs in a pod; [`probe`] is what talks to it.
-//! * [`agent`] runs the kube-router program on a node; [`api`] runs a real Kubernetes API server.
+//! * [`agent`] runs the kube-router program on a node; [`api`] runs a real Kubernetes API server. `with-api-server` (a
+//!   program of this crate) runs one around a test, or beside a virtual machine.
 //! * [`objects`] writes Kubernetes objects as manifests.
 //! * [`demo`] shows all of it to people (the program of that name).
 //! * [`oracle`] asks programs that nobody here wrote (ipvsadm, ipset, ip, nft) what the kernel holds.

@@ -5,6 +5,7 @@
 //! ```
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod every_kind;
 pub mod kube;
 
 use std::{net::IpAddr, time::Duration};
