@@ -10,7 +10,7 @@ use super::Feed;
 use crate::{
     api::{Api, ApiSpec},
     demo::{
-        cast::{Cast, KUBERNETES, PodRole, SERVICE, SERVICE_RANGE},
+        cast::{Cast, KUBERNETES, NodeRole, PodRole, SERVICE, SERVICE_RANGE},
         narrator::{Narrator, Place},
         stage::NODE_PORT_RANGE,
     },
@@ -19,6 +19,9 @@ use crate::{
 
 /// The machine of the control plane, beside the nodes.
 const MASTER: &str = "192.168.10.104";
+
+/// What the pods are said to run.
+const IMAGE: &str = "cloudnativelabs/whats-my-ip";
 
 /// What the agents may do.
 const RIGHTS: &str = "
@@ -58,13 +61,11 @@ impl ClusterFeed {
         let pods = cast.pods.iter().map(pod_object);
         let all: Vec<String> = nodes.chain([service, RIGHTS.to_owned()]).chain(pods).collect();
         api.apply(&all.join("\n---\n"))?;
-        // The kubelets' part.
-        for node in &cast.nodes {
-            api.set_node_addresses(&node.name, &[node.address])?;
-        }
-        for pod in &cast.pods {
-            api.set_pod_running("default", &pod.name, &[pod.address], true)?;
-        }
+        // The kubelets' part, all of it in one command: kubectl takes seconds to start in an emulated machine.
+        let statuses: Vec<String> =
+            cast.nodes.iter().map(node_status).chain(cast.pods.iter().map(pod_status)).collect();
+        let apply = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "-f", "-"];
+        api.kubectl_with_input(&apply, &statuses.join("\n---\n"))?;
         let feed = ClusterFeed { api, master };
         feed.kubectl(narrator, &["get", "pods", "-o", "wide"])?;
         feed.kubectl(narrator, &["get", "services", "-o", "wide"])?;
@@ -120,7 +121,33 @@ fn pod_object(pod: &PodRole) -> String {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": pod.name, "namespace": "default", "labels": {"run": SERVICE}},
-        "spec": {"nodeName": pod.node, "containers": [{"name": SERVICE, "image": "cloudnativelabs/whats-my-ip"}]},
+        "spec": {"nodeName": pod.node, "containers": [{"name": SERVICE, "image": IMAGE}]},
+    })
+    .to_string()
+}
+
+fn pod_status(pod: &PodRole) -> String {
+    let container = json!({
+        "name": SERVICE, "image": IMAGE, "imageID": "", "ready": true, "restartCount": 0,
+        "state": {"running": {}},
+    });
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod.name, "namespace": "default"},
+        "status": {
+            "phase": "Running", "podIP": pod.address, "podIPs": [{"ip": pod.address}],
+            "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [container],
+        },
+    })
+    .to_string()
+}
+
+fn node_status(node: &NodeRole) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": node.address}],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        },
     })
     .to_string()
 }
