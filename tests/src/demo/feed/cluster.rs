@@ -1,20 +1,20 @@
 //! The cluster as a real API server holds it: kubectl changes it, the EndpointSlice controller does its part, and the
 //! agents watch as the service account that they have in a cluster, with reading rights only.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Feed;
 use crate::{
-    api::{Api, ApiSpec},
+    api::{Api, ApiSpec, programs},
     demo::{
         cast::{Cast, KUBERNETES, NodeRole, PodRole, SERVICE, SERVICE_RANGE},
         narrator::{Narrator, Place},
         stage::NODE_PORT_RANGE,
     },
-    lab::Lab,
+    lab::{Lab, Namespace},
 };
 
 /// The machine of the control plane, beside the nodes.
@@ -43,6 +43,9 @@ subjects: [{kind: ServiceAccount, name: kube-router, namespace: kube-system}]
 pub struct ClusterFeed {
     api: Api,
     master: IpAddr,
+    ns: Namespace,
+    /// The program.
+    kubectl: PathBuf,
 }
 
 impl ClusterFeed {
@@ -66,7 +69,7 @@ impl ClusterFeed {
             cast.nodes.iter().map(node_status).chain(cast.pods.iter().map(pod_status)).collect();
         let apply = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "-f", "-"];
         api.kubectl_with_input(&apply, &statuses.join("\n---\n"))?;
-        let feed = ClusterFeed { api, master };
+        let feed = ClusterFeed { api, master, ns, kubectl: programs()?.join("kubectl") };
         feed.kubectl(narrator, &["get", "pods", "-o", "wide"])?;
         feed.kubectl(narrator, &["get", "services", "-o", "wide"])?;
         Ok(feed)
@@ -112,8 +115,14 @@ impl Feed for ClusterFeed {
     }
 
     fn how_to_change(&self) -> String {
-        let kubeconfig = self.api.kubeconfig();
-        format!("kubectl --kubeconfig={} annotate --overwrite service {SERVICE} ...", kubeconfig.display())
+        let (ns, kubeconfig) = (self.ns.path(), self.api.kubeconfig());
+        let kubectl = self.kubectl.display();
+        format!(
+            "nsenter --net={} {kubectl} --kubeconfig={} annotate --overwrite service {SERVICE} \
+             kube-router.io/service.scheduler=sh",
+            ns.display(),
+            kubeconfig.display()
+        )
     }
 }
 
