@@ -24,6 +24,6 @@ pub fn look_around(stage: &Stage) {
             println!("    {} dump services --socket={}", program.display(), agent.socket().display());
         }
     }
-    println!("\nChange something: {}", stage.feed.how_to_change());
+    println!("\nChange something:\n\n    {}", stage.feed.how_to_change());
     println!("\nIt goes with Ctrl-C, or with the virtual machine that it is in.");
 }

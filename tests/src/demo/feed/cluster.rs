@@ -1,24 +1,27 @@
 //! The cluster as a real API server holds it: kubectl changes it, the EndpointSlice controller does its part, and the
 //! agents watch as the service account that they have in a cluster, with reading rights only.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Feed;
 use crate::{
-    api::{Api, ApiSpec},
+    api::{Api, ApiSpec, programs},
     demo::{
-        cast::{Cast, KUBERNETES, PodRole, SERVICE, SERVICE_RANGE},
+        cast::{Cast, KUBERNETES, NodeRole, PodRole, SERVICE, SERVICE_RANGE},
         narrator::{Narrator, Place},
         stage::NODE_PORT_RANGE,
     },
-    lab::Lab,
+    lab::{Lab, Namespace},
 };
 
 /// The machine of the control plane, beside the nodes.
 const MASTER: &str = "192.168.10.104";
+
+/// What the pods are said to run.
+const IMAGE: &str = "cloudnativelabs/whats-my-ip";
 
 /// What the agents may do.
 const RIGHTS: &str = "
@@ -40,6 +43,9 @@ subjects: [{kind: ServiceAccount, name: kube-router, namespace: kube-system}]
 pub struct ClusterFeed {
     api: Api,
     master: IpAddr,
+    ns: Namespace,
+    /// The program.
+    kubectl: PathBuf,
 }
 
 impl ClusterFeed {
@@ -58,14 +64,12 @@ impl ClusterFeed {
         let pods = cast.pods.iter().map(pod_object);
         let all: Vec<String> = nodes.chain([service, RIGHTS.to_owned()]).chain(pods).collect();
         api.apply(&all.join("\n---\n"))?;
-        // The kubelets' part.
-        for node in &cast.nodes {
-            api.set_node_addresses(&node.name, &[node.address])?;
-        }
-        for pod in &cast.pods {
-            api.set_pod_running("default", &pod.name, &[pod.address], true)?;
-        }
-        let feed = ClusterFeed { api, master };
+        // The kubelets' part, all of it in one command: kubectl takes seconds to start in an emulated machine.
+        let statuses: Vec<String> =
+            cast.nodes.iter().map(node_status).chain(cast.pods.iter().map(pod_status)).collect();
+        let apply = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "-f", "-"];
+        api.kubectl_with_input(&apply, &statuses.join("\n---\n"))?;
+        let feed = ClusterFeed { api, master, ns, kubectl: programs()?.join("kubectl") };
         feed.kubectl(narrator, &["get", "pods", "-o", "wide"])?;
         feed.kubectl(narrator, &["get", "services", "-o", "wide"])?;
         Ok(feed)
@@ -111,8 +115,14 @@ impl Feed for ClusterFeed {
     }
 
     fn how_to_change(&self) -> String {
-        let kubeconfig = self.api.kubeconfig();
-        format!("kubectl --kubeconfig={} annotate --overwrite service {SERVICE} ...", kubeconfig.display())
+        let (ns, kubeconfig) = (self.ns.path(), self.api.kubeconfig());
+        let kubectl = self.kubectl.display();
+        format!(
+            "nsenter --net={} {kubectl} --kubeconfig={} annotate --overwrite service {SERVICE} \
+             kube-router.io/service.scheduler=sh",
+            ns.display(),
+            kubeconfig.display()
+        )
     }
 }
 
@@ -120,7 +130,33 @@ fn pod_object(pod: &PodRole) -> String {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": pod.name, "namespace": "default", "labels": {"run": SERVICE}},
-        "spec": {"nodeName": pod.node, "containers": [{"name": SERVICE, "image": "cloudnativelabs/whats-my-ip"}]},
+        "spec": {"nodeName": pod.node, "containers": [{"name": SERVICE, "image": IMAGE}]},
+    })
+    .to_string()
+}
+
+fn pod_status(pod: &PodRole) -> String {
+    let container = json!({
+        "name": SERVICE, "image": IMAGE, "imageID": "", "ready": true, "restartCount": 0,
+        "state": {"running": {}},
+    });
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod.name, "namespace": "default"},
+        "status": {
+            "phase": "Running", "podIP": pod.address, "podIPs": [{"ip": pod.address}],
+            "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [container],
+        },
+    })
+    .to_string()
+}
+
+fn node_status(node: &NodeRole) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": node.address}],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        },
     })
     .to_string()
 }
