@@ -35,7 +35,9 @@ pub fn find_bpf_toolchain() -> Result<BpfToolchain> {
     }
     let rustc = Path::new("/usr/bin/rustc");
     let debian = rustc.exists() && Path::new("/usr/lib/rustlib/bpfel-unknown-none").exists();
-    let nightly = debian || nightly_has_source(&mut missing);
+    if !debian {
+        look_for_nightly(&mut missing);
+    }
     if !missing.is_empty() {
         bail!(
             "no BPF toolchain. Missing: {}. On Debian 12 `cargo xtask setup` installs rustc-web, \
@@ -43,20 +45,16 @@ pub fn find_bpf_toolchain() -> Result<BpfToolchain> {
             missing.join("; ")
         );
     }
-    Ok(match debian || !nightly {
-        true => BpfToolchain::Debian { rustc: rustc.to_path_buf() },
-        false => BpfToolchain::Nightly,
-    })
+    Ok(if debian { BpfToolchain::Debian { rustc: rustc.to_path_buf() } } else { BpfToolchain::Nightly })
 }
 
-fn nightly_has_source(missing: &mut Vec<String>) -> bool {
-    let sysroot = sh::read_text(sh::command("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]));
-    match sysroot {
+/// Adds what a nightly toolchain lacks for building core.
+fn look_for_nightly(missing: &mut Vec<String>) {
+    match sh::read_text(sh::command("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"])) {
         Err(_) => missing.push("a nightly toolchain (rustup toolchain install nightly --component rust-src)".into()),
-        Ok(root) if Path::new(&root).join("lib/rustlib/src/rust/library/core").is_dir() => return true,
+        Ok(root) if Path::new(&root).join("lib/rustlib/src/rust/library/core").is_dir() => {}
         Ok(_) => missing.push("component rust-src (rustup component add rust-src --toolchain nightly)".into()),
     }
-    false
 }
 
 pub fn bpf_linker_present() -> bool {

@@ -102,7 +102,7 @@ fn judge(job: &Job, output: &[u8], success: bool, end: &str) -> Count {
         return count;
     }
     let mut count = verdict.unwrap_or_default();
-    println!("xtask: {}: no verdict of its own, counted as failed: {end}", job.title());
+    println!("\nxtask: {}: no verdict of its own, counted as failed: {end}", job.title());
     count.failed += 1;
     count
 }

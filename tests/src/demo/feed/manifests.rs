@@ -106,7 +106,7 @@ impl Feed for ManifestFeed {
     }
 
     fn how_to_change(&self) -> String {
-        format!("vi {}", self.folder.path().join(&self.service.name).display())
+        format!("echo '  sessionAffinity: ClientIP' >> {}", self.folder.path().join(&self.service.name).display())
     }
 }
 
