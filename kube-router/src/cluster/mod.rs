@@ -23,7 +23,7 @@ pub struct Dirty {
     /// Services that changed themselves or in their endpoints; also services that are gone.
     pub services: BTreeSet<ObjectKey>,
     /// Node objects by name.
-    pub nodes: BTreeSet<Box<str>>,
+    pub nodes: BTreeSet<Arc<str>>,
     /// A kind became complete or unavailable, or an input was rejected or mended.
     pub view: bool,
 }
@@ -36,19 +36,20 @@ impl Dirty {
 
 #[derive(Debug, Default)]
 pub struct ClusterState {
-    services: BTreeMap<ObjectKey, Service>,
-    slices: HashMap<ObjectKey, EndpointSlice>,
-    /// Service -> names of its slices (same namespace), in order. A slice of names, as nearly every service has one or
-    /// two, and the smallest tree is ten times as large.
-    slices_of: HashMap<ObjectKey, Vec<Box<str>>>,
-    nodes: BTreeMap<Box<str>, Node>,
-    namespaces: BTreeMap<Box<str>, Namespace>,
-    pods: HashMap<ObjectKey, Pod>,
+    // Boxed, because maps keep up to half of their places empty.
+    services: BTreeMap<ObjectKey, Box<Service>>,
+    slices: HashMap<ObjectKey, Box<EndpointSlice>>,
+    /// Service -> its slices, in order. No tree, as nearly every service has one or two, and the smallest tree has room
+    /// for eleven.
+    slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
+    nodes: BTreeMap<Arc<str>, Node>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    pods: HashMap<ObjectKey, Box<Pod>>,
     /// Address -> the pod that has it; a completed or hostNetwork pod has none.
     pod_by_ip: HashMap<IpAddr, ObjectKey>,
     policies: BTreeSet<ObjectKey>,
-    /// Every node name that endpoints mention, once.
-    node_names: BTreeSet<Arc<str>>,
+    /// Every name that many objects mention (namespaces, nodes), once.
+    names: BTreeSet<Arc<str>>,
     relists: HashMap<Kind, Relist>,
     complete: BTreeSet<Kind>,
     unavailable: BTreeMap<Kind, String>,
@@ -100,10 +101,11 @@ impl ClusterState {
 
     fn insert(&mut self, object: Object, dirty: &mut Dirty) {
         match object {
-            Object::Service(service) => {
-                if self.services.get(&service.key) != Some(&service) {
+            Object::Service(mut service) => {
+                if self.services.get(&service.key).map(|known| &**known) != Some(&service) {
+                    self.intern(&mut service.key.namespace);
                     dirty.services.insert(service.key.clone());
-                    self.services.insert(service.key.clone(), service);
+                    self.services.insert(service.key.clone(), Box::new(service));
                 }
             }
             Object::EndpointSlice(slice) => self.insert_slice(slice, dirty),
@@ -124,24 +126,32 @@ impl ClusterState {
     }
 
     fn insert_slice(&mut self, mut slice: EndpointSlice, dirty: &mut Dirty) {
-        for endpoint in &mut slice.endpoints {
-            endpoint.node = endpoint.node.take().map(|name| self.intern(name));
-        }
-        if self.slices.get(&slice.key) == Some(&slice) {
+        if self.slices.get(&slice.key).map(|known| &**known) == Some(&slice) {
             return;
         }
-        self.forget_slice(&slice.key.clone(), dirty);
+        self.intern(&mut slice.key.namespace);
+        for node in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.node.as_mut()) {
+            self.intern(node);
+        }
+        if let Some(service) = &mut slice.service
+            && let Some((known, _)) = self.services.get_key_value(service)
+        {
+            *service = known.clone();
+        }
+        self.forget_slice(&slice.key, dirty);
         if let Some(service) = &slice.service {
             let names = self.slices_of.entry(service.clone()).or_default();
-            if let Err(at) = names.binary_search(&slice.key.name) {
-                names.reserve_exact(1);
-                names.insert(at, slice.key.name.clone());
+            if let Err(at) = names.binary_search(&slice.key) {
+                if names.is_empty() {
+                    names.reserve_exact(1);
+                }
+                names.insert(at, slice.key.clone());
             }
             dirty.services.insert(service.clone());
         } else {
             dirty.view = true;
         }
-        self.slices.insert(slice.key.clone(), slice);
+        self.slices.insert(slice.key.clone(), Box::new(slice));
     }
 
     fn forget_slice(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
@@ -151,7 +161,7 @@ impl ClusterState {
             return;
         };
         if let Some(names) = self.slices_of.get_mut(&service) {
-            if let Ok(at) = names.binary_search(&key.name) {
+            if let Ok(at) = names.binary_search(key) {
                 names.remove(at);
             }
             if names.is_empty() {
@@ -161,14 +171,18 @@ impl ClusterState {
         dirty.services.insert(service);
     }
 
-    fn insert_pod(&mut self, pod: Pod) {
-        self.forget_pod(&pod.key.clone());
+    fn insert_pod(&mut self, mut pod: Pod) {
+        self.forget_pod(&pod.key);
+        self.intern(&mut pod.key.namespace);
+        if let Some(node) = &mut pod.node {
+            self.intern(node);
+        }
         if !pod.completed && !pod.host_network {
             for ip in &pod.ips {
                 self.pod_by_ip.insert(*ip, pod.key.clone());
             }
         }
-        self.pods.insert(pod.key.clone(), pod);
+        self.pods.insert(pod.key.clone(), Box::new(pod));
     }
 
     fn forget_pod(&mut self, key: &ObjectKey) {
@@ -215,22 +229,19 @@ impl ClusterState {
         }
     }
 
-    fn intern(&mut self, name: Arc<str>) -> Arc<str> {
-        match self.node_names.get(&name) {
-            Some(known) => known.clone(),
-            None => {
-                self.node_names.insert(name.clone());
-                name
-            }
+    fn intern(&mut self, name: &mut Arc<str>) {
+        match self.names.get(name) {
+            Some(known) => *name = known.clone(),
+            None => drop(self.names.insert(name.clone())),
         }
     }
 
     pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
-        self.services.get(key)
+        self.services.get(key).map(|service| &**service)
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(|service| &**service)
     }
 
     /// The slices of one service, ordered by name.
@@ -239,12 +250,12 @@ impl ClusterState {
             .get(service)
             .into_iter()
             .flatten()
-            .filter_map(|name| self.slices.get(&ObjectKey::new(service.namespace.clone(), name.clone())))
+            .filter_map(|key| self.slices.get(key).map(|slice| &**slice))
     }
 
     /// Slices that belong to no service.
     pub fn stray_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices.values().filter(|slice| slice.service.is_none())
+        self.slices.values().map(|slice| &**slice).filter(|slice| slice.service.is_none())
     }
 
     pub fn node(&self, name: &str) -> Option<&Node> {
@@ -253,7 +264,7 @@ impl ClusterState {
 
     /// The running pod that has this address, unless it shares its node's network.
     pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
-        self.pods.get(self.pod_by_ip.get(&ip)?)
+        self.pods.get(self.pod_by_ip.get(&ip)?).map(|pod| &**pod)
     }
 
     /// Policies that exist; none is enforced yet.

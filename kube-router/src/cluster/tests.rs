@@ -73,7 +73,7 @@ fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_
     let pod = |name: &str, completed: bool, host_network: bool| {
         ObjectEvent::Applied(Object::Pod(Pod {
             key: ObjectKey::new("web", name),
-            labels: BTreeMap::new(),
+            labels: Default::default(),
             node: None,
             ips: vec![[10, 0, 0, 1].into()],
             host_network,

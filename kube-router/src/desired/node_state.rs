@@ -33,10 +33,15 @@ impl Desired {
         }
     }
 
-    /// Every element of every set.
-    pub fn elements(&self) -> impl Iterator<Item = SetElement> {
+    /// Every element that follows from the node.
+    pub fn node_elements(&self) -> impl Iterator<Item = SetElement> {
         let local = self.local_ips.iter().map(|address| SetElement::LocalIp(*address));
         let cidrs = self.pod_cidrs.iter().map(|cidr| SetElement::PodCidr(*cidr));
-        local.chain(cidrs).chain(self.table.elements())
+        local.chain(cidrs)
+    }
+
+    /// Every element of every set.
+    pub fn elements(&self) -> impl Iterator<Item = SetElement> {
+        self.node_elements().chain(self.table.elements())
     }
 }

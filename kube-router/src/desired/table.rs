@@ -39,6 +39,37 @@ impl Changes {
         self.local_ips.extend(other.local_ips);
         self.health_checks |= other.health_checks;
     }
+
+    /// Takes out the keys of the smallest addresses: at least one address, and no more once `most` virtual servers,
+    /// addresses and hairpins are reached. The virtual servers of an address are never divided, as their orders and
+    /// those of the address depend on each other. Hairpins, on which nothing depends, come along when their turn comes.
+    pub fn take_addresses(&mut self, most: usize) -> Changes {
+        let mut taken = Changes { health_checks: std::mem::take(&mut self.health_checks), ..Changes::default() };
+        let mut count = 0;
+        while count < most {
+            let next = [
+                self.servers.first().map(|key| key.address),
+                self.vips.first().copied(),
+                self.hairpins.first().map(|hairpin| hairpin.vip),
+            ];
+            let Some(address) = next.into_iter().flatten().min() else { break };
+            count += move_while(&mut self.servers, &mut taken.servers, |key| key.address == address);
+            count += move_while(&mut self.vips, &mut taken.vips, |vip| *vip == address);
+            count += move_while(&mut self.hairpins, &mut taken.hairpins, |hairpin| hairpin.vip == address);
+        }
+        taken
+    }
+}
+
+/// Moves elements from the front of one set to the other; returns how many.
+fn move_while<K: Ord>(from: &mut BTreeSet<K>, to: &mut BTreeSet<K>, belongs: impl Fn(&K) -> bool) -> usize {
+    let before = to.len();
+    while let Some(first) = from.first()
+        && belongs(first)
+    {
+        to.extend(from.pop_first());
+    }
+    to.len() - before
 }
 
 /// A virtual server that `loser` wants and `winner` has.

@@ -8,6 +8,7 @@
 
 pub mod annotations;
 mod endpoint_slice;
+mod labels;
 mod namespace;
 mod network_policy;
 mod node;
@@ -15,11 +16,12 @@ pub mod parse;
 mod pod;
 mod service;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice};
+pub use labels::Labels;
 pub use namespace::Namespace;
 pub use network_policy::NetworkPolicy;
 pub use node::Node;
@@ -49,20 +51,21 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Namespace and name; the namespace of a cluster-scoped object is empty. Prints as `namespace/name`.
+/// Namespace and name; the namespace of a cluster-scoped object is empty. Prints as `namespace/name`. Clones share their
+/// text: every room has indices by key.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectKey {
-    pub namespace: Box<str>,
-    pub name: Box<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 impl ObjectKey {
-    pub fn new(namespace: impl Into<Box<str>>, name: impl Into<Box<str>>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         ObjectKey { namespace: namespace.into(), name: name.into() }
     }
 
     /// Key of a cluster-scoped object.
-    pub fn cluster(name: impl Into<Box<str>>) -> Self {
+    pub fn cluster(name: impl Into<Arc<str>>) -> Self {
         ObjectKey::new("", name)
     }
 }

@@ -1,16 +1,16 @@
 //! The fields of a `v1/Pod` that are read.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::ObjectKey;
+use super::{Labels, ObjectKey};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pod {
     pub key: ObjectKey,
-    pub labels: BTreeMap<Box<str>, Box<str>>,
-    pub node: Option<Box<str>>,
+    pub labels: Labels,
+    pub node: Option<Arc<str>>,
     /// `status.podIPs`, else `status.podIP`.
     pub ips: Vec<IpAddr>,
     pub host_network: bool,

@@ -100,31 +100,42 @@ pub fn plan_changes(changes: &Changes, desired: &Desired, observed: &Observed, g
     builder.finish()
 }
 
-/// Orders for everything that differs.
-pub fn plan_full(desired: &Desired, observed: &Observed, guard: Guard<'_>) -> Plan {
+/// What a full pass begins with: orders for all that does not hang on one address.
+pub fn plan_foundation(desired: &Desired, observed: &Observed, guard: Guard<'_>) -> Plan {
     let mut builder = Builder::new(desired, observed, guard);
     builder.ruleset();
     builder.link();
-    let wanted: BTreeSet<VirtualKey> = desired.table.servers().map(|(key, _, _)| *key).collect();
-    for key in wanted.union(&observed.ipvs.servers.keys().copied().collect()) {
-        builder.server(key);
-    }
     for mark in &observed.ipvs.marks {
         builder.foreign_mark(*mark);
     }
-    let mut addresses: BTreeSet<IpAddr> = desired.table.vips().copied().collect();
-    addresses.extend(&observed.net.dummy_addresses);
-    addresses.extend(observed.net.local_routes.keys());
-    for address in addresses {
-        builder.vip(address);
-    }
-    let mut elements: BTreeSet<SetElement> = desired.elements().collect();
-    elements.extend(&observed.firewall.nft);
-    elements.extend(&observed.firewall.ipset);
-    for element in elements {
-        builder.element(element);
+    let held = observed.firewall.nft.iter().chain(&observed.firewall.ipset).copied();
+    for element in desired.node_elements().chain(held) {
+        if matches!(element, SetElement::LocalIp(_) | SetElement::PodCidr(_)) {
+            builder.element(element);
+        }
     }
     builder.finish()
+}
+
+/// Every key that hangs on an address and is wanted or there. [`plan_changes`] over all of them, in the parts that
+/// [`Changes::take_addresses`] gives, is the rest of a full pass: no need to hold the orders of a whole cluster.
+pub fn all_keys(desired: &Desired, observed: &Observed) -> Changes {
+    let mut all = Changes::default();
+    all.servers.extend(desired.table.servers().map(|(key, _, _)| *key));
+    all.servers.extend(observed.ipvs.servers.keys());
+    all.vips.extend(desired.table.vips());
+    all.vips.extend(&observed.net.dummy_addresses);
+    all.vips.extend(observed.net.local_routes.keys());
+    let held = observed.firewall.nft.iter().chain(&observed.firewall.ipset).copied();
+    for element in desired.table.elements().chain(held) {
+        match element {
+            SetElement::ServiceIp(address) => drop(all.vips.insert(address)),
+            SetElement::ServicePort(key) => drop(all.servers.insert(key)),
+            SetElement::Hairpin(hairpin) => drop(all.hairpins.insert(hairpin)),
+            SetElement::LocalIp(_) | SetElement::PodCidr(_) => {}
+        }
+    }
+    all
 }
 
 /// Orders that remove exactly what is ours (`--cleanup-config`).

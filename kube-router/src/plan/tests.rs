@@ -76,6 +76,16 @@ fn name(number: u8) -> ObjectKey {
     ObjectKey::new("web", format!("s{number}"))
 }
 
+/// A full pass in the smallest parts: one address at a time.
+fn plan_full(desired: &Desired, observed: &Observed, guard: Guard<'_>) -> Plan {
+    let mut plan = plan_foundation(desired, observed, guard);
+    let mut all = all_keys(desired, observed);
+    while !all.is_empty() {
+        plan.stages.extend(plan_changes(&all.take_addresses(1), desired, observed, guard).stages);
+    }
+    plan
+}
+
 fn carry_out(kernel: &FakeKernel, plan: &Plan) {
     for stage in &plan.stages {
         let failures = kernel.apply(stage).expect("no faults");

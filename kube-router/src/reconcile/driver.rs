@@ -170,11 +170,10 @@ impl Driver {
                         debug!(%error, "the kernel could not be read");
                     }
                     self.reconciler.handle_observed(result, clock::uptime_ms());
-                    let foreign = self.reconciler.take_foreign();
-                    journal::foreign(&foreign);
                 }
                 Command::Apply(stage) => {
                     self.pass_began.get_or_insert_with(Instant::now);
+                    journal::foreign(&self.reconciler.take_foreign());
                     for part in parts(stage) {
                         self.alive();
                         let result = self.apply(&part);

@@ -90,6 +90,8 @@ pub struct Reconciler {
     observed: Option<Observed>,
     /// Stages of the running plan.
     running: VecDeque<Stage>,
+    /// What a full pass has yet to compare, once the running stages are through.
+    uncompared: Changes,
     pass: Option<Pass>,
     finished: Vec<Pass>,
     foreign: Foreign,
@@ -118,6 +120,7 @@ impl Reconciler {
             pending: Changes::default(),
             observed: None,
             running: VecDeque::new(),
+            uncompared: Changes::default(),
             pass: None,
             finished: Vec::new(),
             foreign: Foreign::default(),
@@ -138,6 +141,9 @@ impl Reconciler {
 
     /// The next order. Call again after each answer until it says `Wait`.
     pub fn poll(&mut self, now_ms: u64) -> Command {
+        while !self.uncompared.is_empty() && self.running.is_empty() {
+            self.compare_more();
+        }
         if let Some(stage) = self.next_stage() {
             return Command::Apply(stage);
         }
@@ -195,7 +201,7 @@ impl Reconciler {
         if dirty.view {
             self.report_view();
         }
-        if self.node_dirty || dirty.nodes.contains(&self.node_name) {
+        if self.node_dirty || dirty.nodes.contains(&*self.node_name) {
             self.node_dirty = false;
             self.compile_node();
         }

@@ -11,8 +11,12 @@ use crate::{
     compile::{NodeView, Problem, Subject},
     desired::{Desired, SetElement, VirtualKey},
     objects::{Kind, ObjectKey, Protocol},
-    plan::{Backend, FirewallOp, IpvsOp, NetOp, Observed, Stage, plan_full},
+    plan::{Backend, FirewallOp, IpvsOp, NetOp, Observed, Stage, all_keys, plan_changes, plan_foundation},
 };
+
+/// Virtual servers and addresses compared before the orders they need are carried out: with ten destinations each,
+/// some 6,000 orders or half a megabyte.
+const KEYS_AT_A_TIME: usize = 1_024;
 
 impl Reconciler {
     /// The next stage of the running plan, without the addresses whose virtual servers could not be made: an address
@@ -52,11 +56,26 @@ impl Reconciler {
         self.full_at_ms = now_ms.saturating_add(self.config.sync_period.as_millis() as u64);
         self.resume_drains(&observed, now_ms);
         self.pending = Default::default();
-        let plan = plan_full(&self.desired, &observed, self.guard());
+        let plan = plan_foundation(&self.desired, &observed, self.guard());
         self.foreign = foreign(&plan.stages, &observed);
         self.problems.report(Reporter::Kernel, Vec::new());
+        self.uncompared = all_keys(&self.desired, &observed);
         self.observed = Some(observed);
         self.begin(plan, true);
+    }
+
+    /// The next part of a full pass.
+    pub(super) fn compare_more(&mut self) {
+        let part = self.uncompared.take_addresses(KEYS_AT_A_TIME);
+        let Some(observed) = &self.observed else { return };
+        let plan = plan_changes(&part, &self.desired, observed, self.guard());
+        let found = foreign(&plan.stages, observed);
+        self.foreign.servers.extend(found.servers);
+        self.foreign.marks.extend(found.marks);
+        if let Some(pass) = &mut self.pass {
+            pass.orders += plan.len();
+        }
+        self.running.extend(plan.stages);
     }
 
     /// Destinations that an earlier run, or an earlier order, left at weight 0.
@@ -159,6 +178,7 @@ impl Reconciler {
     /// What the kernel holds is unknown now: forget it, and look again after a while.
     fn plane_failed(&mut self, error: &PlaneError, now_ms: u64) {
         self.running.clear();
+        self.uncompared = Default::default();
         self.pass = None;
         self.observed = None;
         self.full_at_ms = now_ms + self.backoff.fail();

@@ -265,7 +265,7 @@ fn a_drained_endpoint_leaves_when_its_connections_do_or_its_pod_s_time_is_over()
     let mut rig = Rig::new(config, FakeKernel::new());
     let pod = Pod {
         key: name(1),
-        labels: BTreeMap::new(),
+        labels: Default::default(),
         node: None,
         ips: vec![[10, 2, 1, 2].into()],
         host_network: false,

@@ -305,7 +305,7 @@ fn pods() {
          terminationGracePeriodSeconds: 45, containers: [{name: c, ports: [{containerPort: 80}]}]}, \
          status: {phase: Running, podIP: 10.0.0.9, podIPs: [{ip: 10.0.0.9}, {ip: 'fd00::9'}]}");
     assert_eq!(full.ips, ips(&["10.0.0.9", "fd00::9"]));
-    assert_eq!(full.labels.get("app").map(|value| &**value), Some("x"));
+    assert_eq!(full.labels.get("app"), Some("x"));
     assert_eq!((full.node.as_deref(), full.host_network, full.completed), (Some("n1"), true, false));
     assert_eq!(full.grace_period_s, Some(45));
 

@@ -8,10 +8,10 @@ use super::{
     raw::{Metadata, NodeAddress},
     text,
 };
-use crate::objects::{Node, ObjectKey, Pod};
+use crate::objects::{Labels, Node, ObjectKey, Pod};
 
-pub(super) fn labels(field: Field<TextMap>) -> Result<BTreeMap<Text, Text>, BadField> {
-    texts(field.get("metadata.labels")?.unwrap_or_default().0, "metadata.labels")
+pub(super) fn labels(field: Field<TextMap>) -> Result<Labels, BadField> {
+    texts(field.get("metadata.labels")?.unwrap_or_default().0, "metadata.labels").map(Labels::from)
 }
 
 fn texts(map: BTreeMap<Text, Field<Text>>, path: &str) -> Result<BTreeMap<Text, Text>, BadField> {
@@ -49,7 +49,7 @@ pub(super) fn pod(
     Ok(Pod {
         key,
         labels: labels(metadata.labels)?,
-        node: text(spec.node_name, "spec.nodeName")?,
+        node: text(spec.node_name, "spec.nodeName")?.map(Into::into),
         ips: values(ips, "an IP address", ignored),
         host_network: spec.host_network.get("spec.hostNetwork")?.unwrap_or(false),
         completed: matches!(text(status.phase, "status.phase")?.as_deref(), Some("Succeeded" | "Failed")),

@@ -120,6 +120,7 @@ fn object() -> impl Strategy<Value = Object> {
     let pod =
         (key(), labels(), option::of(text()), list(any::<IpAddr>()), any::<[bool; 2]>(), option::of(any::<u32>()))
             .prop_map(|(key, labels, node, ips, [host_network, completed], grace_period_s)| {
+                let (labels, node) = (labels.into(), node.map(Into::into));
                 Object::Pod(Pod { key, labels, node, ips, host_network, completed, grace_period_s })
             });
     let node = (key(), list(any::<IpAddr>()), list(any::<IpAddr>()), list(cidr()), labels()).prop_map(
@@ -132,7 +133,7 @@ fn object() -> impl Strategy<Value = Object> {
         slice(),
         pod,
         node,
-        (key(), labels()).prop_map(|(key, labels)| Object::Namespace(Namespace { key, labels })),
+        (key(), labels()).prop_map(|(key, labels)| Object::Namespace(Namespace { key, labels: labels.into() })),
         key().prop_map(|key| Object::NetworkPolicy(NetworkPolicy { key })),
     ]
 }
