@@ -26,7 +26,7 @@ pub struct Args {
     /// Only this tier (0 to 5); repeatable. Without it: all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=5))]
     tier: Vec<u8>,
-    /// Only tests whose path contains this text
+    /// Only tests whose name, or whose file's name, contains this text
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Only this kernel, where virtual machines are used
@@ -41,21 +41,13 @@ pub struct Job {
     rule: &'static Rule,
     /// None: on this machine.
     kernel: Option<Kernel>,
+    /// libtest's arguments that choose tests.
+    selection: Vec<String>,
     /// Tests that the binary holds for this run.
     tests: u32,
 }
 
-/// libtest's arguments that choose tests.
-fn selection(rule: &Rule, filter: Option<&str>) -> Vec<String> {
-    let skipped = rule.skip.iter().flat_map(|name| ["--skip".to_string(), name.to_string()]);
-    skipped.chain(filter.map(String::from)).collect()
-}
-
 impl Job {
-    fn selection(&self, filter: Option<&str>) -> Vec<String> {
-        selection(self.rule, filter)
-    }
-
     fn title(&self) -> String {
         let place = self.kernel.map_or("this machine".to_string(), |kernel| format!("kernel {kernel}"));
         format!("tier {}: {}/tests/{} on {place}", self.tier, self.binary.package, self.binary.name)
@@ -99,7 +91,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if !jobs.is_empty() {
         let environment = prepare(&jobs)?;
-        count += jobs::run_all(&jobs, filter, &environment)?;
+        count += jobs::run_all(&jobs, &environment)?;
     }
     if count == Count::default() {
         bail!("no test was run: nothing matches");
@@ -129,19 +121,24 @@ fn select(binaries: &[TestBinary], tiers: &[u8], kernels: &[Kernel], filter: Opt
     }
     let mut jobs = Vec::new();
     for binary in binaries.iter().filter(|binary| binary.integration) {
-        if list(binary, "--ignored", &filter.map(String::from).into_iter().collect::<Vec<_>>())? == 0 {
+        // A file is asked for by its name, or tests in it are by theirs.
+        let filter = filter.filter(|text| !binary.name.contains(text));
+        let wanted: Vec<String> = filter.map(String::from).into_iter().collect();
+        if list(binary, "--ignored", &wanted)? == 0 {
             continue;
         }
         let rule = tiers::rule_for(&binary.package, &binary.name).with_context(|| {
             format!("{}/tests/{}.rs has ignored tests and no place in xtask/src/tiers.rs", binary.package, binary.name)
         })?;
-        let selection = selection(rule, filter);
+        let skipped = rule.skip.iter().flat_map(|name| ["--skip".to_string(), name.to_string()]);
+        let selection: Vec<String> = skipped.chain(wanted).collect();
         let ignored = list(binary, "--ignored", &selection)?;
         if ignored == 0 {
             continue;
         }
         for &(tier, place) in rule.runs.iter().filter(|(tier, _)| tiers.contains(tier)) {
-            let job = |kernel, tests| Job { tier, binary: binary.clone(), rule, kernel, tests };
+            let job =
+                |kernel, tests| Job { tier, binary: binary.clone(), rule, kernel, selection: selection.clone(), tests };
             match place {
                 Place::Host => jobs.push(job(None, ignored)),
                 Place::Vm => {

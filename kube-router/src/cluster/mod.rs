@@ -246,11 +246,7 @@ impl ClusterState {
 
     /// The slices of one service, ordered by name.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> + Clone {
-        self.slices_of
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.slices.get(key).map(|slice| &**slice))
+        self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key).map(|slice| &**slice))
     }
 
     /// Slices that belong to no service.

@@ -19,7 +19,7 @@ use crate::{
     objects::{Kind, ObjectEvent},
     observe::{DestinationRow, Metrics, Plane, Pulse, Query, ServiceRow},
     plan::{Observed, Stage},
-    sys::clock,
+    sys::{clock, memory},
 };
 
 /// Orders between two signs of life; the kernel takes about a second for them at most.
@@ -28,6 +28,9 @@ const CHUNK: usize = 8_192;
 const NET_CHUNK: usize = 512;
 /// Events taken in before the kernel is brought up to date again.
 const EVENTS_PER_ROUND: usize = 4_096;
+
+/// Events taken in, or orders carried out, after which freed memory is worth giving back: below it is a megabyte or two.
+const GIVE_BACK_AFTER: usize = 4_096;
 
 /// The kernel's planes; each belongs to the driver's thread.
 pub struct Planes {
@@ -77,6 +80,8 @@ pub struct Driver {
     timeouts: Option<IpvsTimeouts>,
     /// Start of the running pass.
     pass_began: Option<Instant>,
+    /// Events and orders since memory was given back.
+    churn: usize,
 }
 
 impl Driver {
@@ -99,6 +104,7 @@ impl Driver {
             cache_sync_timeout,
             timeouts: (timeouts != IpvsTimeouts::default()).then_some(timeouts),
             pass_began: None,
+            churn: 0,
         }
     }
 
@@ -155,6 +161,7 @@ impl Driver {
         if let ObjectEvent::RelistDone(kind) = &event {
             self.outputs.pulse.set_complete(*kind, true);
         }
+        self.churn += 1;
         self.reconciler.handle_event(event);
     }
 
@@ -164,10 +171,12 @@ impl Driver {
             let now_ms = clock::uptime_ms();
             match self.reconciler.poll(now_ms) {
                 Command::Observe => {
+                    self.give_back();
                     self.pass_began = Some(Instant::now());
                     let result = self.observe();
-                    if let Err(error) = &result {
-                        debug!(%error, "the kernel could not be read");
+                    match &result {
+                        Ok(observed) => self.churn += observed.ipvs.servers.len() + observed.firewall.nft.len(),
+                        Err(error) => debug!(%error, "the kernel could not be read"),
                     }
                     self.reconciler.handle_observed(result, clock::uptime_ms());
                 }
@@ -191,10 +200,18 @@ impl Driver {
                     }
                 }
                 idle @ (Command::Wait { .. } | Command::GiveUp { .. }) => {
+                    self.give_back();
                     self.report();
                     return idle;
                 }
             }
+        }
+    }
+
+    fn give_back(&mut self) {
+        if self.churn >= GIVE_BACK_AFTER {
+            self.churn = 0;
+            memory::give_back();
         }
     }
 
@@ -221,6 +238,7 @@ impl Driver {
 
     fn apply(&mut self, stage: &Stage) -> Failures {
         journal::stage(stage, self.reconciler.desired());
+        self.churn += stage.len();
         let (plane, result) = match stage {
             Stage::Ipvs(ops) => (Plane::Ipvs, self.planes.ipvs.apply(ops)),
             Stage::Net(ops) => (Plane::Net, self.planes.net.apply(ops)),

@@ -103,6 +103,8 @@ pub struct Reconciler {
     /// A full pass is due then.
     full_at_ms: u64,
     synced_once: bool,
+    /// The kernel was read once, or could not be.
+    looked: bool,
     health_checks_changed: bool,
 }
 
@@ -131,6 +133,7 @@ impl Reconciler {
             started: false,
             full_at_ms: now_ms,
             synced_once: false,
+            looked: false,
             health_checks_changed: false,
         }
     }
@@ -148,6 +151,10 @@ impl Reconciler {
             return Command::Apply(stage);
         }
         self.finish_pass(now_ms);
+        // Before the wait for a first list: why there is none is what a user needs to know.
+        if std::mem::take(&mut self.dirty.view) {
+            self.report_view();
+        }
         if !self.started {
             let missing: Vec<Kind> = PROXY_KINDS.into_iter().filter(|kind| !self.cluster.is_complete(*kind)).collect();
             // One kind may be forbidden while others can be read. Where none can, nobody has answered yet.
@@ -161,7 +168,10 @@ impl Reconciler {
                 return Command::Wait { until_ms: Some(self.give_up_at_ms) };
             }
         }
-        self.compile();
+        // Before the first look at the kernel the host's addresses are unknown, and all would be compiled twice.
+        if self.looked {
+            self.compile();
+        }
         let due = self.drains.due(now_ms);
         if !due.is_empty() {
             return Command::CountConnections(due);
@@ -198,9 +208,6 @@ impl Reconciler {
     /// Brings the desired state up to date with everything that changed since the last call.
     fn compile(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
-        if dirty.view {
-            self.report_view();
-        }
         if self.node_dirty || dirty.nodes.contains(&*self.node_name) {
             self.node_dirty = false;
             self.compile_node();

@@ -47,6 +47,7 @@ impl Reconciler {
 
     /// Answer to [`Command::Observe`].
     pub fn handle_observed(&mut self, result: Result<Observed, PlaneError>, now_ms: u64) {
+        self.looked = true;
         let observed = match result {
             Ok(observed) => observed,
             Err(error) => return self.plane_failed(&error, now_ms),

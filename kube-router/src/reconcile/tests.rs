@@ -168,6 +168,7 @@ fn a_cluster_in_which_nothing_can_be_read_ends_the_agent_too() {
     rig.send(Kind::ALL.map(|kind| ObjectEvent::Unavailable { kind, reason: "connection refused".into() }));
     assert_eq!(rig.reconciler.poll(0), Command::Wait { until_ms: Some(60_000) });
     assert!(!rig.reconciler.is_ready());
+    assert!(rig.reasons().contains(&"WatchUnavailable"), "said at once");
     assert_eq!(rig.reconciler.poll(60_000), Command::GiveUp { missing: PROXY_KINDS.to_vec() });
 }
 

@@ -3,4 +3,5 @@
 
 pub mod clock;
 pub mod kernel;
+pub mod memory;
 pub mod version;

@@ -18,11 +18,11 @@ use crate::{host, sh};
 const MACHINES: usize = 2;
 
 /// Runs them all, whatever fails, and sums up.
-pub fn run_all(jobs: &[Job], filter: Option<&str>, environment: &[(String, String)]) -> Result<Count> {
+pub fn run_all(jobs: &[Job], environment: &[(String, String)]) -> Result<Count> {
     let mut count = Count::default();
     for job in jobs.iter().filter(|job| job.kernel.is_none()) {
         heading(&job.title());
-        count += on_this_machine(job, filter, environment)?;
+        count += on_this_machine(job, environment)?;
     }
     let queue: Mutex<VecDeque<&Job>> = Mutex::new(jobs.iter().filter(|job| job.kernel.is_some()).collect());
     let next = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
@@ -31,7 +31,7 @@ pub fn run_all(jobs: &[Job], filter: Option<&str>, environment: &[(String, Strin
         let worker = || -> Result<Count> {
             let mut sum = Count::default();
             while let Some(job) = next() {
-                sum += in_machine(job, filter, environment, &output)?;
+                sum += in_machine(job, environment, &output)?;
             }
             Ok(sum)
         };
@@ -43,13 +43,13 @@ pub fn run_all(jobs: &[Job], filter: Option<&str>, environment: &[(String, Strin
     })
 }
 
-fn on_this_machine(job: &Job, filter: Option<&str>, environment: &[(String, String)]) -> Result<Count> {
+fn on_this_machine(job: &Job, environment: &[(String, String)]) -> Result<Count> {
     let timeout = Duration::from_secs(job.rule.timeout_s);
     let mut command = host::isolated(environment, timeout);
     if let Some(controllers) = job.rule.control_plane {
         command.arg(ControlPlane::program()).arg(ControlPlane::controllers(controllers)).arg("--");
     }
-    command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(job.selection(filter));
+    command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(&job.selection);
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", sh::line(&command)))?;
     let output = tee(child.stdout.take().context("piped")?)?;
@@ -57,12 +57,7 @@ fn on_this_machine(job: &Job, filter: Option<&str>, environment: &[(String, Stri
     Ok(judge(job, &output, status.success(), &status.to_string()))
 }
 
-fn in_machine(
-    job: &Job,
-    filter: Option<&str>,
-    environment: &[(String, String)],
-    output_lock: &Mutex<()>,
-) -> Result<Count> {
+fn in_machine(job: &Job, environment: &[(String, String)], output_lock: &Mutex<()>) -> Result<Count> {
     let kernel = job.kernel.context("a job in a virtual machine has a kernel")?;
     let begin = Instant::now();
     let control_plane = match job.rule.control_plane {
@@ -79,7 +74,7 @@ fn in_machine(
     };
     let mut argv = vec![job.binary.path.to_string_lossy().into_owned()];
     argv.extend(["--include-ignored", "--test-threads=1"].map(String::from));
-    argv.extend(job.selection(filter));
+    argv.extend(job.selection.clone());
     let progress = sh::Progress::start(&job.title());
     let output = vm::run(&options, &argv)?;
     drop((progress, control_plane));

@@ -180,7 +180,7 @@ impl IpvsPlane for Ipvs {
             tracing::debug!(order = ?ops[*index], %refusal, "IPVS order refused");
         }
         if failures.len() < ops.len() {
-            tracing::info!(orders = ops.len(), refused = failures.len(), "IPVS changed");
+            tracing::debug!(orders = ops.len(), refused = failures.len(), "IPVS changed");
         }
         Ok(failures)
     }
