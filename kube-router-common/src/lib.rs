@@ -10,6 +10,7 @@
 pub mod names;
 #[cfg(feature = "user")]
 mod plain;
+pub mod policy;
 pub mod traffic;
 
 pub use traffic::{Traffic, TrafficClass};
