@@ -64,25 +64,3 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .map(|dir| dir.join(name))
         .find(|file| file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
 }
-
-/// Every regular file tracked by git, relative to the workspace.
-pub fn tracked_files() -> Result<Vec<PathBuf>> {
-    use std::os::unix::ffi::OsStringExt;
-    // Untracked files count as well (but not ignored ones): a check should fail before the commit, not after it.
-    let list = crate::sh::read(crate::sh::command("git").current_dir(workspace()).args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]))?;
-    let mut files: Vec<PathBuf> = list
-        .split(|&byte| byte == 0)
-        .filter(|name| !name.is_empty())
-        .map(|name| PathBuf::from(OsString::from_vec(name.to_vec())))
-        .filter(|file| workspace().join(file).symlink_metadata().is_ok_and(|meta| meta.is_file()))
-        .collect();
-    files.sort();
-    files.dedup();
-    Ok(files)
-}

@@ -8,6 +8,7 @@ mod layout;
 mod paths_in;
 mod rooms;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -91,7 +92,7 @@ fn verdict(findings: &[Finding]) -> Result<()> {
 /// Every tracked file that is text.
 fn sources() -> Result<Vec<Source>> {
     let mut sources = Vec::new();
-    for path in paths::tracked_files()? {
+    for path in tracked_files()? {
         let bytes = fs::read(paths::workspace().join(&path)).with_context(|| path.display().to_string())?;
         if let Ok(text) = String::from_utf8(bytes) {
             sources.push(Source { path, text });
@@ -149,4 +150,26 @@ fn deny(manifest: Option<&Path>) -> Command {
 fn ebpf_manifest() -> Option<PathBuf> {
     let manifest = paths::workspace().join("kube-router-ebpf/Cargo.toml");
     manifest.exists().then_some(manifest)
+}
+
+/// Every regular file tracked by git, relative to the workspace.
+fn tracked_files() -> Result<Vec<PathBuf>> {
+    use std::os::unix::ffi::OsStringExt;
+    // Untracked files count as well (but not ignored ones): a check should fail before the commit, not after it.
+    let list = sh::read(sh::command("git").current_dir(paths::workspace()).args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
+    let mut files: Vec<PathBuf> = list
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(|name| PathBuf::from(OsString::from_vec(name.to_vec())))
+        .filter(|file| paths::workspace().join(file).symlink_metadata().is_ok_and(|meta| meta.is_file()))
+        .collect();
+    files.sort();
+    files.dedup();
+    Ok(files)
 }
