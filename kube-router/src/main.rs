@@ -4,9 +4,11 @@ use std::{env, fs, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use kube_router::cli::{self, Command, Facts, OutputFormat, Parsed, logging, version};
+use kube_router::sys::memory;
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
+    memory::keep_small();
     let environment =
         cli::ENVIRONMENT.iter().filter_map(|&name| Some((name.to_owned(), env::var(name).ok()?))).collect();
     let facts = Facts {

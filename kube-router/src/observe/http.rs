@@ -4,6 +4,7 @@
 //! start; one address given for both serves both. Any method is answered, other paths are 404.
 
 use std::{
+    convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
     sync::{
@@ -109,7 +110,10 @@ fn readyz(pulse: &Pulse) -> Response<Body> {
 
 async fn scrape(scraper: &Scraper) -> Response<Body> {
     match scraper.scrape().await {
-        Ok(text) => answer(StatusCode::OK, METRICS_TEXT, text),
+        Ok(scrape) => {
+            let pieces = futures::stream::iter(scrape.pieces().map(Ok::<_, Infallible>));
+            answer(StatusCode::OK, METRICS_TEXT, Body::from_stream(pieces))
+        }
         Err(error) => {
             let status = match error {
                 ScrapeError::Busy => StatusCode::SERVICE_UNAVAILABLE,

@@ -39,13 +39,18 @@ pub use metrics::{Metrics, Plane};
 pub use questions::Questions;
 pub use traffic::StatsSource;
 
-use crate::objects::{ObjectKey, Protocol};
+use crate::{
+    desired::VirtualKey,
+    objects::{ObjectKey, Protocol},
+};
 
 /// A question to the reconcile loop, which alone knows.
 #[derive(Debug)]
 pub enum Query {
     /// Every virtual server we want, with its destinations.
     Services(oneshot::Sender<Vec<ServiceRow>>),
+    /// Virtual servers with their Services, in no order.
+    Owners(oneshot::Sender<Vec<(VirtualKey, ObjectKey)>>),
     /// Every standing problem as (subject, reason, text).
     Problems(oneshot::Sender<Vec<(String, String, String)>>),
 }

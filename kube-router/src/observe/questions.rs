@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{ProblemRow, Query, ServiceRow};
+use crate::{desired::VirtualKey, objects::ObjectKey};
 
 /// Questions that may wait for the loop: the askers are one scrape at a time and a handful of people.
 pub const QUEUE: usize = 16;
@@ -40,6 +41,11 @@ impl Questions {
     /// Every virtual server we want.
     pub async fn services(&self, wait: Duration) -> Result<Vec<ServiceRow>, NoAnswer> {
         self.ask(wait, Query::Services).await
+    }
+
+    /// Every virtual server we want, with its Service: what a scrape needs, without the destinations.
+    pub async fn owners(&self, wait: Duration) -> Result<Vec<(VirtualKey, ObjectKey)>, NoAnswer> {
+        self.ask(wait, Query::Owners).await
     }
 
     /// Every standing problem.

@@ -15,7 +15,8 @@ use prometheus::TextEncoder;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tracing::{debug, warn};
 
-use super::{Metrics, Pulse, Questions, ServiceRow, StatsSource, metrics::ScrapePart, traffic::Traffic};
+use super::{Metrics, Pulse, Questions, StatsSource, metrics::ScrapePart, traffic::Traffic};
+use crate::{desired::VirtualKey, objects::ObjectKey};
 
 /// How long a scrape waits for the reconcile loop to name our services.
 pub const SERVICES_WAIT: Duration = Duration::from_secs(2);
@@ -40,6 +41,20 @@ struct Kernel {
     failing: AtomicBool,
 }
 
+/// The answer to one scrape.
+pub struct Scrape {
+    /// The agent's own numbers.
+    own: String,
+    traffic: Option<Traffic>,
+}
+
+impl Scrape {
+    /// The text, piece by piece.
+    pub fn pieces(self) -> impl Iterator<Item = String> + Send + 'static {
+        std::iter::once(self.own).chain(self.traffic.into_iter().flat_map(Traffic::pieces))
+    }
+}
+
 /// Everything one scrape needs.
 pub struct Scraper {
     metrics: Arc<Metrics>,
@@ -62,8 +77,8 @@ impl Scraper {
         Scraper { metrics, pulse, questions, stats, turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// The whole text in the exposition format 0.0.4.
-    pub async fn scrape(&self) -> Result<String, ScrapeError> {
+    /// What the text will say, in the exposition format 0.0.4.
+    pub async fn scrape(&self) -> Result<Scrape, ScrapeError> {
         self.metrics.requests_in_flight.inc();
         let outcome = timeout(SCRAPE_WAIT, self.in_turn()).await.unwrap_or(Err(ScrapeError::Busy));
         self.metrics.requests_in_flight.dec();
@@ -75,13 +90,13 @@ impl Scraper {
         outcome
     }
 
-    async fn in_turn(&self) -> Result<String, ScrapeError> {
+    async fn in_turn(&self) -> Result<Scrape, ScrapeError> {
         // Never closed; and the work below keeps the turn even when this future is dropped.
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| ScrapeError::Busy)?;
         let services = match &self.stats {
             None => None,
-            Some(kernel) => match self.questions.services(SERVICES_WAIT).await {
-                Ok(rows) => Some((Arc::clone(kernel), rows)),
+            Some(kernel) => match self.questions.owners(SERVICES_WAIT).await {
+                Ok(owners) => Some((Arc::clone(kernel), owners)),
                 Err(reason) => {
                     debug!(%reason, "metrics without per-service numbers");
                     self.metrics.scrape_failed(ScrapePart::Services);
@@ -92,22 +107,24 @@ impl Scraper {
         let (metrics, pulse) = (Arc::clone(&self.metrics), Arc::clone(&self.pulse));
         let work = spawn_blocking(move || {
             let _turn = turn;
-            let traffic = services.and_then(|(kernel, rows)| kernel.traffic(&metrics, &rows));
+            let traffic = services.and_then(|(kernel, owners)| kernel.traffic(&metrics, owners));
             metrics.set_watches(&pulse);
-            write(&metrics, traffic.as_ref())
+            let mut own = String::new();
+            TextEncoder::new().encode_utf8(&metrics.gather(), &mut own)?;
+            Ok(Scrape { own, traffic })
         });
         work.await.map_err(|_| ScrapeError::Panicked)?
     }
 }
 
 impl Kernel {
-    fn traffic(&self, metrics: &Metrics, rows: &[ServiceRow]) -> Option<Traffic> {
+    fn traffic(&self, metrics: &Metrics, owners: Vec<(VirtualKey, ObjectKey)>) -> Option<Traffic> {
         let start = Instant::now();
         // A source that panicked once may work again.
         let stats = self.source.lock().unwrap_or_else(PoisonError::into_inner).server_stats();
         match stats {
             Ok(stats) => {
-                let traffic = Traffic::new(rows, &stats);
+                let traffic = Traffic::new(owners, &stats);
                 metrics.exported(start.elapsed());
                 self.failing.store(false, Relaxed);
                 Some(traffic)
@@ -121,14 +138,4 @@ impl Kernel {
             }
         }
     }
-}
-
-fn write(metrics: &Metrics, traffic: Option<&Traffic>) -> Result<String, ScrapeError> {
-    let encoder = TextEncoder::new();
-    let mut text = String::new();
-    encoder.encode_utf8(&metrics.gather(), &mut text)?;
-    for family in traffic.into_iter().flat_map(Traffic::families) {
-        encoder.encode_utf8(&[family], &mut text)?;
-    }
-    Ok(text)
 }

@@ -75,9 +75,24 @@ fn printable(text: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::observe::traffic::tests::row;
+    use crate::objects::{ObjectKey, Protocol};
+
+    pub fn row(name: &str, address: &str, port: u16) -> ServiceRow {
+        ServiceRow {
+            service: ObjectKey::new("web", name),
+            port_name: "http".into(),
+            origin: "ClusterIP".into(),
+            address: address.parse().unwrap(),
+            protocol: Protocol::Tcp,
+            port,
+            scheduler: "rr".into(),
+            sched_flags: Vec::new(),
+            persistence_s: None,
+            destinations: Vec::new(),
+        }
+    }
 
     #[test]
     fn columns_line_up_and_rows_are_sorted() {

@@ -3,18 +3,20 @@
 //! In: what we want ([`ServiceRow`]s, they know the names) and what the kernel counted ([`ServerStats`]). Only virtual
 //! servers in both are shown, so foreign ones never are. Counters carry the kernel's absolute values: they restart at
 //! zero when the kernel's virtual server is made anew, which is what a counter may do.
-//! Families are made one at a time: 10,000 virtual servers are 100,000 series, of which only a tenth is ever in memory
-//! beside the text.
+//!
+//! 10,000 virtual servers are 100,000 series and 15 MB of text: it is made piece by piece as the reader takes it, and
+//! therefore written here and not by the library's encoder, which wants a whole family.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write, sync::Arc};
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-
-use super::ServiceRow;
 use crate::{
     apply::{PlaneError, ServerStats},
     desired::VirtualKey,
+    objects::ObjectKey,
 };
+
+/// Lines of one piece of text: some 40 KB.
+const LINES_AT_A_TIME: usize = 256;
 
 /// Where the kernel's counts come from (the IPVS plane). Read on a worker thread, by one scrape at a time.
 pub trait StatsSource: Send {
@@ -25,16 +27,16 @@ pub trait StatsSource: Send {
 struct Series {
     name: &'static str,
     help: &'static str,
-    kind: MetricType,
+    kind: &'static str,
     value: fn(&ServerStats) -> u64,
 }
 
 const fn counter(name: &'static str, help: &'static str, value: fn(&ServerStats) -> u64) -> Series {
-    Series { name, help, kind: MetricType::COUNTER, value }
+    Series { name, help, kind: "counter", value }
 }
 
 const fn gauge(name: &'static str, help: &'static str, value: fn(&ServerStats) -> u64) -> Series {
-    Series { name, help, kind: MetricType::GAUGE, value }
+    Series { name, help, kind: "gauge", value }
 }
 
 /// The original's names; "bps" are bytes.
@@ -55,79 +57,75 @@ const SERIES: [Series; 10] = [
 #[derive(Debug)]
 pub struct Traffic {
     /// Virtual servers in the kernel, ours or not.
-    pub servers: usize,
-    /// Labels and counts of ours.
-    ours: Vec<(Vec<LabelPair>, ServerStats)>,
+    servers: usize,
+    ours: Vec<(VirtualKey, ObjectKey, ServerStats)>,
 }
 
 impl Traffic {
-    pub fn new(rows: &[ServiceRow], stats: &BTreeMap<VirtualKey, ServerStats>) -> Traffic {
-        // By key: the same series twice would make Prometheus refuse the whole scrape.
-        let ours: BTreeMap<VirtualKey, &ServiceRow> = rows
-            .iter()
-            .map(|row| (VirtualKey { address: row.address, protocol: row.protocol, port: row.port }, row))
+    /// `owners`: the virtual servers that we want, with their Services.
+    pub fn new(owners: Vec<(VirtualKey, ObjectKey)>, stats: &BTreeMap<VirtualKey, ServerStats>) -> Traffic {
+        let mut ours: Vec<_> = owners
+            .into_iter()
+            .filter_map(|(key, service)| stats.get(&key).map(|stats| (key, service, *stats)))
             .collect();
-        let ours = ours.iter().filter_map(|(key, row)| Some((labels(key, row), *stats.get(key)?))).collect();
+        ours.sort_unstable_by_key(|(key, ..)| *key);
+        // The same series twice would make Prometheus refuse the whole scrape.
+        ours.dedup_by_key(|(key, ..)| *key);
         Traffic { servers: stats.len(), ours }
     }
 
-    /// All families that have a series, made one by one.
-    pub fn families(&self) -> impl Iterator<Item = MetricFamily> {
-        let servers = family(
+    /// The text in the exposition format 0.0.4, in pieces.
+    pub fn pieces(self) -> impl Iterator<Item = String> + Send + 'static {
+        let mut first = String::new();
+        head(
+            &mut first,
             "kube_router_controller_ipvs_services",
             "Virtual servers in the kernel, ours or not.",
-            MetricType::GAUGE,
-            vec![metric(Vec::new(), MetricType::GAUGE, self.servers as u64)],
+            "gauge",
         );
-        let series = if self.ours.is_empty() { &[] } else { &SERIES[..] };
-        std::iter::once(servers).chain(series.iter().map(|series| {
-            let value = |(labels, stats): &(Vec<LabelPair>, ServerStats)| {
-                metric(labels.clone(), series.kind, (series.value)(stats))
-            };
-            family(series.name, series.help, series.kind, self.ours.iter().map(value).collect())
-        }))
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(first, "kube_router_controller_ipvs_services {}", self.servers);
+        let ours = Arc::new(self.ours);
+        let series = SERIES.iter().flat_map(move |series| {
+            let ours = Arc::clone(&ours);
+            (0..ours.len()).step_by(LINES_AT_A_TIME).map(move |start| {
+                let mut text = String::new();
+                if start == 0 {
+                    head(&mut text, series.name, series.help, series.kind);
+                }
+                for (key, service, stats) in &ours[start..ours.len().min(start + LINES_AT_A_TIME)] {
+                    line(&mut text, series, key, service, stats);
+                }
+                text
+            })
+        });
+        std::iter::once(first).chain(series)
     }
 }
 
-/// In alphabetical order, as the registry writes its own.
-fn labels(key: &VirtualKey, row: &ServiceRow) -> Vec<LabelPair> {
-    let pair = |name: &str, value: String| {
-        let mut pair = LabelPair::default();
-        pair.set_name(name.into());
-        pair.set_value(value);
-        pair
-    };
-    vec![
-        pair("port", key.port.to_string()),
-        pair("protocol", key.protocol.name().into()),
-        pair("service_name", row.service.name.to_string()),
-        pair("service_vip", key.address.to_string()),
-        pair("svc_namespace", row.service.namespace.to_string()),
-    ]
+fn head(text: &mut String, name: &str, help: &str, kind: &str) {
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
 }
 
-fn metric(labels: Vec<LabelPair>, kind: MetricType, value: u64) -> Metric {
-    let mut metric = Metric::from_label(labels);
-    // Exact up to 2^53; beyond that the format itself (a 64-bit float) rounds.
-    if kind == MetricType::COUNTER {
-        let mut counter = Counter::default();
-        counter.set_value(value as f64);
-        metric.set_counter(counter);
+/// Labels in alphabetical order, as the registry writes its own.
+fn line(text: &mut String, series: &Series, key: &VirtualKey, service: &ObjectKey, stats: &ServerStats) {
+    let (name, value) = (series.name, (series.value)(stats));
+    let (port, protocol, address) = (key.port, key.protocol, key.address);
+    let (service_name, namespace) = (escaped(&service.name), escaped(&service.namespace));
+    let _ = writeln!(
+        text,
+        "{name}{{port=\"{port}\",protocol=\"{protocol}\",service_name=\"{service_name}\",service_vip=\"{address}\",\
+         svc_namespace=\"{namespace}\"}} {value}"
+    );
+}
+
+/// A label's value; an API server lets no such name pass, a file may.
+fn escaped(value: &str) -> Cow<'_, str> {
+    if value.contains(['\\', '"', '\n']) {
+        value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n").into()
     } else {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value as f64);
-        metric.set_gauge(gauge);
+        value.into()
     }
-    metric
-}
-
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.into());
-    family.set_help(help.into());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
 }
 
 #[cfg(test)]
@@ -135,30 +133,18 @@ pub(super) mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::objects::{ObjectKey, Protocol};
-
-    pub fn row(name: &str, address: &str, port: u16) -> ServiceRow {
-        ServiceRow {
-            service: ObjectKey::new("web", name),
-            port_name: "http".into(),
-            origin: "ClusterIP".into(),
-            address: address.parse().unwrap(),
-            protocol: Protocol::Tcp,
-            port,
-            scheduler: "rr".into(),
-            sched_flags: Vec::new(),
-            persistence_s: None,
-            destinations: Vec::new(),
-        }
-    }
+    use crate::objects::Protocol;
 
     pub fn key(address: &str, port: u16) -> VirtualKey {
         VirtualKey { address: address.parse::<IpAddr>().unwrap(), protocol: Protocol::Tcp, port }
     }
 
-    fn text(traffic: &Traffic) -> String {
-        let encoder = prometheus::TextEncoder::new();
-        traffic.families().map(|family| encoder.encode_to_string(&[family]).unwrap()).collect()
+    pub fn owner(name: &str, address: &str, port: u16) -> (VirtualKey, ObjectKey) {
+        (key(address, port), ObjectKey::new("web", name))
+    }
+
+    fn text(traffic: Traffic) -> String {
+        traffic.pieces().collect()
     }
 
     #[test]
@@ -177,8 +163,8 @@ pub(super) mod tests {
             bytes_out_per_s: 10,
         };
         let kernel = BTreeMap::from([(key("fd00::1", 80), stats), (key("192.0.2.9", 25), stats)]);
-        let rows = [row("plain", "fd00::1", 80), row("not-in-kernel", "10.96.0.2", 80)];
-        let text = text(&Traffic::new(&rows, &kernel));
+        let owners = vec![owner("plain", "fd00::1", 80), owner("not-in-kernel", "10.96.0.2", 80)];
+        let text = text(Traffic::new(owners, &kernel));
         let labels = r#"{port="80",protocol="tcp",service_name="plain",service_vip="fd00::1",svc_namespace="web"}"#;
         for (name, kind, value) in [
             ("total_connections", "counter", 1),
@@ -202,7 +188,20 @@ pub(super) mod tests {
     #[test]
     fn one_virtual_server_is_one_series() {
         let kernel = BTreeMap::from([(key("10.0.0.1", 80), ServerStats::default())]);
-        let text = text(&Traffic::new(&[row("a", "10.0.0.1", 80), row("a", "10.0.0.1", 80)], &kernel));
+        let text = text(Traffic::new(vec![owner("a", "10.0.0.1", 80), owner("a", "10.0.0.1", 80)], &kernel));
         assert_eq!(text.matches("kube_router_service_cps{").count(), 1);
+    }
+
+    #[test]
+    fn a_long_text_comes_in_pieces_with_one_head_for_each_series() {
+        let servers = 3 * LINES_AT_A_TIME as u16 + 1;
+        let kernel = (0..servers).map(|port| (key("10.0.0.1", port), ServerStats::default())).collect();
+        let owners = (0..servers).map(|port| owner("a\"b", "10.0.0.1", port)).collect();
+        let pieces: Vec<String> = Traffic::new(owners, &kernel).pieces().collect();
+        assert_eq!(pieces.len(), 1 + 4 * SERIES.len());
+        let text = pieces.concat();
+        assert_eq!(text.matches("# TYPE kube_router_service_cps gauge\n").count(), 1);
+        assert_eq!(text.matches("\nkube_router_service_cps{").count(), usize::from(servers));
+        assert!(text.contains(r#"service_name="a\"b""#));
     }
 }

@@ -308,6 +308,10 @@ impl Driver {
         // A reader that went away does not matter.
         match query {
             Query::Services(reply) => drop(reply.send(rows(&self.reconciler))),
+            Query::Owners(reply) => {
+                let servers = self.reconciler.desired().table.servers();
+                drop(reply.send(servers.map(|(key, owner, _)| (*key, owner.clone())).collect()));
+            }
             Query::Problems(reply) => {
                 let rows = self
                     .reconciler

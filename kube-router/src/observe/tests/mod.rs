@@ -20,7 +20,8 @@ use super::{
     Metrics, Pulse, Query, Questions, ServiceRow, StatsSource, http,
     server::{Server, Wiring},
     socket as status_socket,
-    traffic::tests::{key, row},
+    table::tests::row,
+    traffic::tests::key,
 };
 use crate::{
     apply::{PlaneError, ServerStats},
@@ -94,6 +95,13 @@ impl Agent {
             while let Some(query) = queries.blocking_recv() {
                 match query {
                     Query::Services(sender) => drop(sender.send(rows.clone())),
+                    Query::Owners(sender) => {
+                        let owner = |row: &ServiceRow| {
+                            let key = VirtualKey { address: row.address, protocol: row.protocol, port: row.port };
+                            (key, row.service.clone())
+                        };
+                        drop(sender.send(rows.iter().map(owner).collect()));
+                    }
                     Query::Problems(sender) => drop(sender.send(vec![("Node n".into(), "R".into(), "t".into())])),
                 }
             }
