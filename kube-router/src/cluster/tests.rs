@@ -94,6 +94,21 @@ fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_
     assert!(cluster.pod_by_ip(ip).is_none());
 }
 
+#[test]
+fn names_that_nobody_mentions_any_more_are_forgotten() {
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    for number in 0..10_000 {
+        let mut slice = slice("s", Some("a"), [10, 0, 0, 1]);
+        slice.key = ObjectKey::new(format!("job-{number}"), "s");
+        let key = slice.key.clone();
+        cluster.apply(applied(slice), &mut dirty);
+        cluster.apply(ObjectEvent::Deleted(Kind::EndpointSlice, key), &mut dirty);
+        dirty = Dirty::default();
+    }
+    assert!(cluster.names.len() < 5_000, "{}", cluster.names.len());
+}
+
 proptest! {
     /// The order in which different objects arrive does not matter.
     #[test]
