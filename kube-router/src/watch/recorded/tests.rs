@@ -190,6 +190,16 @@ fn what_is_recorded_is_replayed() {
 }
 
 #[test]
+fn a_recording_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
+    std::fs::write(&path, "older").unwrap();
+    drop(Recorder::create(&path).unwrap());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn bad_lines_are_named_and_do_not_end_the_replay() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.jsonl");
