@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::{Command, Pass, Reconciler, journal, settings};
 use crate::{
     apply::{ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, PlaneError, SysctlPlane},
+    compile::{Problem, Subject},
     objects::{Kind, ObjectEvent},
     observe::{DestinationRow, Metrics, Plane, Pulse, Query, ServiceRow},
     plan::{Observed, Stage},
@@ -77,6 +78,7 @@ pub struct Driver {
     inputs: Inputs,
     outputs: Outputs,
     cache_sync_timeout: Duration,
+    /// Still to be set.
     timeouts: Option<IpvsTimeouts>,
     /// Start of the running pass.
     pass_began: Option<Instant>,
@@ -221,9 +223,6 @@ impl Driver {
         self.alive();
         let ipvs = self.planes.ipvs.observe()?;
         self.alive();
-        if let Some(timeouts) = self.timeouts.take() {
-            self.planes.ipvs.set_timeouts(timeouts)?;
-        }
         let net = self.planes.net.observe()?;
         let firewall = self.planes.firewall.observe()?;
         Ok(Observed { ipvs, net, firewall })
@@ -231,9 +230,25 @@ impl Driver {
 
     fn ensure_settings(&mut self) {
         let interface = self.reconciler.node().primary_interface().map(str::to_owned);
-        let (written, problems) = settings::ensure(&mut *self.planes.sysctl, interface.as_deref());
+        let (written, mut problems) = settings::ensure(&mut *self.planes.sysctl, interface.as_deref());
         self.outputs.metrics.kernel_wrote(Plane::Sysctl, written);
+        problems.extend(self.ensure_timeouts());
         self.reconciler.handle_settings(problems);
+    }
+
+    /// Sets the timeouts once. A kernel that refuses them goes on with its own, so services do not have to wait.
+    fn ensure_timeouts(&mut self) -> Option<Problem> {
+        match self.planes.ipvs.set_timeouts(self.timeouts?) {
+            Ok(()) => {
+                self.timeouts = None;
+                None
+            }
+            Err(error) => Some(Problem {
+                subject: Subject::Kernel("IPVS"),
+                reason: "KernelRefused",
+                text: format!("{error}; the kernel's own timeouts stay, trying again"),
+            }),
+        }
     }
 
     fn apply(&mut self, stage: &Stage) -> Failures {
@@ -378,4 +393,74 @@ fn parts_of<T>(ops: Vec<T>, size: usize) -> impl Iterator<Item = Vec<T>> {
         let part: Vec<T> = rest.by_ref().take(size).collect();
         (!part.is_empty()).then_some(part)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        apply::{Connections, fake::FakeKernel},
+        config::ProxyConfig,
+        desired::{Destination, VirtualKey},
+        nl::{NlError, Refusal},
+        plan::{IpvsOp, ObservedIpvs},
+        reconcile::PROXY_KINDS,
+    };
+
+    /// Refuses timeouts so many times.
+    struct Stubborn(FakeKernel, usize);
+
+    impl IpvsPlane for Stubborn {
+        fn observe(&mut self) -> Result<ObservedIpvs, PlaneError> {
+            IpvsPlane::observe(&mut self.0)
+        }
+        fn apply(&mut self, ops: &[IpvsOp]) -> Failures {
+            IpvsPlane::apply(&mut self.0, ops)
+        }
+        fn connections(&mut self, server: &VirtualKey) -> Result<BTreeMap<Destination, Connections>, PlaneError> {
+            self.0.connections(server)
+        }
+        fn set_timeouts(&mut self, _: IpvsTimeouts) -> Result<(), PlaneError> {
+            let Some(left) = self.1.checked_sub(1) else { return Ok(()) };
+            self.1 = left;
+            let refusal = Refusal { errno: libc::EINVAL, text: "".into() };
+            Err(PlaneError::Netlink { what: "IPVS timeouts", source: NlError::Refused(refusal) })
+        }
+    }
+
+    #[test]
+    fn timeouts_that_are_refused_stop_nothing_and_are_not_forgotten() {
+        let kernel = FakeKernel::new();
+        let planes = Planes {
+            ipvs: Box::new(Stubborn(kernel.clone(), 3)),
+            net: Box::new(kernel.clone()),
+            firewall: Box::new(kernel.clone()),
+            conntrack: Box::new(kernel.clone()),
+            sysctl: Box::new(kernel),
+        };
+        let (_events, events) = mpsc::channel(1);
+        let (_queries, queries) = mpsc::channel(1);
+        let (_addresses, addresses) = mpsc::channel(1);
+        let (_stop, stop) = watch::channel(false);
+        let outputs = Outputs {
+            metrics: Arc::new(Metrics::new(true)),
+            pulse: Arc::default(),
+            health_checks: watch::channel(BTreeMap::new()).0,
+            record: None,
+        };
+        let config = ProxyConfig { sync_period: Duration::from_millis(1), ..ProxyConfig::default() };
+        let reconciler = Reconciler::new(config, "n1", Duration::from_secs(60), clock::uptime_ms());
+        let inputs = Inputs { events, queries, addresses, stop };
+        let timeouts = IpvsTimeouts { tcp: Duration::from_secs(900), ..IpvsTimeouts::default() };
+        let mut driver = Driver::new(reconciler, planes, inputs, outputs, Duration::from_secs(60), timeouts);
+        PROXY_KINDS.into_iter().for_each(|kind| driver.take(ObjectEvent::RelistDone(kind)));
+        let refused = |driver: &mut Driver| driver.reconciler.problems().iter().any(|p| p.reason == "KernelRefused");
+        driver.settle();
+        assert!(driver.reconciler.is_ready());
+        assert!(refused(&mut driver));
+        // Two tries in each full pass.
+        std::thread::sleep(Duration::from_millis(5));
+        driver.settle();
+        assert!(!refused(&mut driver) && driver.timeouts.is_none());
+    }
 }
