@@ -86,6 +86,11 @@ impl ClusterState {
                 }
                 self.remove(kind, &key, dirty);
             }
+            ObjectEvent::Kept(kind, key) => {
+                if let Some(relist) = self.relists.get_mut(&kind) {
+                    relist.saw(&key);
+                }
+            }
             ObjectEvent::RelistDone(kind) => {
                 if let Some(relist) = self.relists.remove(&kind) {
                     for key in self.keys(kind).into_iter().filter(|key| !relist.has(key)) {

@@ -147,6 +147,7 @@ fn event() -> impl Strategy<Value = ObjectEvent> {
         (kind(), any::<String>()).prop_map(|(kind, reason)| ObjectEvent::Unavailable { kind, reason }),
         (any::<String>(), any::<String>()).prop_map(|(source, reason)| ObjectEvent::Rejected { source, reason }),
         any::<String>().prop_map(|source| ObjectEvent::Accepted { source }),
+        (kind(), key()).prop_map(|(kind, key)| ObjectEvent::Kept(kind, key)),
         object().prop_map(ObjectEvent::Applied),
     ]
 }
