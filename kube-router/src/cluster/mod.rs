@@ -279,9 +279,16 @@ impl ClusterState {
         self.pods.get(self.pod_by_ip.get(&ip)?).map(|pod| &**pod)
     }
 
-    /// Policies that exist; none is enforced yet.
-    pub fn policy_count(&self) -> usize {
-        self.policies.len()
+    /// Objects of one kind.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.slices.len(),
+            Kind::Node => self.nodes.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::Namespace => self.namespaces.len(),
+            Kind::NetworkPolicy => self.policies.len(),
+        }
     }
 
     /// This kind was listed completely at least once.

@@ -64,9 +64,8 @@ impl Scraper {
 
     /// The whole text in the exposition format 0.0.4.
     pub async fn scrape(&self) -> Result<String, ScrapeError> {
-        self.metrics.requests_in_flight.inc();
+        let _in_flight = InFlight::new(&self.metrics);
         let outcome = timeout(SCRAPE_WAIT, self.in_turn()).await.unwrap_or(Err(ScrapeError::Busy));
-        self.metrics.requests_in_flight.dec();
         self.metrics.scrape_answered(match &outcome {
             Ok(_) => 200,
             Err(ScrapeError::Busy) => 503,
@@ -97,6 +96,22 @@ impl Scraper {
             write(&metrics, traffic.as_ref())
         });
         work.await.map_err(|_| ScrapeError::Panicked)?
+    }
+}
+
+/// Counts a scrape for as long as it is held: a client that goes away drops the scrape in the middle.
+struct InFlight<'a>(&'a Metrics);
+
+impl<'a> InFlight<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.requests_in_flight.inc();
+        InFlight(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.requests_in_flight.dec();
     }
 }
 
@@ -131,4 +146,19 @@ fn write(metrics: &Metrics, traffic: Option<&Traffic>) -> Result<String, ScrapeE
         encoder.encode_utf8(&[family], &mut text)?;
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_scrape_that_nobody_waits_for_any_more_is_not_in_flight() {
+        let metrics = Arc::new(Metrics::new(false));
+        let (questions, _loop) = Questions::channel();
+        let scraper = Scraper::new(Arc::clone(&metrics), Arc::default(), questions, None);
+        let _turn = Arc::clone(&scraper.turn).acquire_owned().await;
+        timeout(Duration::from_millis(10), scraper.scrape()).await.unwrap_err();
+        assert_eq!(metrics.requests_in_flight.get(), 0);
+    }
 }

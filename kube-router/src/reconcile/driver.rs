@@ -221,17 +221,28 @@ impl Driver {
         settings::load_modules(&mut *self.planes.sysctl);
         self.ensure_settings();
         self.alive();
-        let ipvs = self.planes.ipvs.observe()?;
+        let ipvs = self.planes.ipvs.observe();
+        let ipvs = self.noted(Plane::Ipvs, ipvs)?;
         self.alive();
-        let net = self.planes.net.observe()?;
-        let firewall = self.planes.firewall.observe()?;
+        let net = self.planes.net.observe();
+        let net = self.noted(Plane::Net, net)?;
+        let firewall = self.planes.firewall.observe();
+        let firewall = self.noted(Plane::Firewall, firewall)?;
         Ok(Observed { ipvs, net, firewall })
+    }
+
+    /// Counts a failure of a plane.
+    fn noted<T>(&self, plane: Plane, result: Result<T, PlaneError>) -> Result<T, PlaneError> {
+        result.inspect_err(|_| self.outputs.metrics.sync_failed(plane))
     }
 
     fn ensure_settings(&mut self) {
         let interface = self.reconciler.node().primary_interface().map(str::to_owned);
         let (written, mut problems) = settings::ensure(&mut *self.planes.sysctl, interface.as_deref());
         self.outputs.metrics.kernel_wrote(Plane::Sysctl, written);
+        if problems.iter().any(|problem| problem.reason != "SysctlMissing") {
+            self.outputs.metrics.sync_failed(Plane::Sysctl);
+        }
         problems.extend(self.ensure_timeouts());
         self.reconciler.handle_settings(problems);
     }
@@ -260,7 +271,8 @@ impl Driver {
             Stage::Firewall(ops) => (Plane::Firewall, self.planes.firewall.apply(ops)),
             // A flow that stays is a nuisance for one client, not a reason to doubt the rest.
             Stage::Conntrack(flows) => {
-                let flushed = self.planes.conntrack.flush_udp(flows).unwrap_or_else(|error| {
+                let flushed = self.planes.conntrack.flush_udp(flows);
+                let flushed = self.noted(Plane::Conntrack, flushed).unwrap_or_else(|error| {
                     warn!(%error, "UDP conntrack entries of removed endpoints stay until they time out");
                     0
                 });
@@ -268,9 +280,12 @@ impl Driver {
                 return Ok(Vec::new());
             }
         };
-        match &result {
-            Ok(failures) => self.outputs.metrics.kernel_wrote(plane, stage.len() - failures.len()),
-            Err(_) => self.outputs.metrics.sync_failed(plane),
+        let result = self.noted(plane, result);
+        if let Ok(failures) = &result {
+            self.outputs.metrics.kernel_wrote(plane, stage.len() - failures.len());
+            if !failures.is_empty() {
+                self.outputs.metrics.sync_failed(plane);
+            }
         }
         result
     }
@@ -300,6 +315,9 @@ impl Driver {
             self.outputs.metrics.set_problems(reasons);
         }
         self.outputs.metrics.set_drain_queue(self.reconciler.draining());
+        for kind in Kind::ALL {
+            self.outputs.metrics.set_objects(kind, self.reconciler.cluster().count(kind));
+        }
         if let Some(ports) = self.reconciler.take_health_checks() {
             self.outputs.health_checks.send_replace(ports);
         }
@@ -399,10 +417,14 @@ fn parts_of<T>(ops: Vec<T>, size: usize) -> impl Iterator<Item = Vec<T>> {
 mod tests {
     use super::*;
     use crate::{
-        apply::{Connections, fake::FakeKernel},
+        apply::{
+            Connections,
+            fake::{FakeKernel, Fault},
+        },
         config::ProxyConfig,
         desired::{Destination, VirtualKey},
         nl::{NlError, Refusal},
+        objects::{Namespace, Object, ObjectKey},
         plan::{IpvsOp, ObservedIpvs},
         reconcile::PROXY_KINDS,
     };
@@ -428,20 +450,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn timeouts_that_are_refused_stop_nothing_and_are_not_forgotten() {
-        let kernel = FakeKernel::new();
+    /// A driver on a fake kernel, with every list complete and empty.
+    fn driver(kernel: &FakeKernel, refused_timeouts: usize) -> Driver {
         let planes = Planes {
-            ipvs: Box::new(Stubborn(kernel.clone(), 3)),
+            ipvs: Box::new(Stubborn(kernel.clone(), refused_timeouts)),
             net: Box::new(kernel.clone()),
             firewall: Box::new(kernel.clone()),
             conntrack: Box::new(kernel.clone()),
-            sysctl: Box::new(kernel),
+            sysctl: Box::new(kernel.clone()),
         };
-        let (_events, events) = mpsc::channel(1);
-        let (_queries, queries) = mpsc::channel(1);
-        let (_addresses, addresses) = mpsc::channel(1);
-        let (_stop, stop) = watch::channel(false);
+        // Nobody receives or sends: `settle` only looks at what it was given.
+        let inputs = Inputs {
+            events: mpsc::channel(1).1,
+            queries: mpsc::channel(1).1,
+            addresses: mpsc::channel(1).1,
+            stop: watch::channel(false).1,
+        };
         let outputs = Outputs {
             metrics: Arc::new(Metrics::new(true)),
             pulse: Arc::default(),
@@ -449,11 +473,17 @@ mod tests {
             record: None,
         };
         let config = ProxyConfig { sync_period: Duration::from_millis(1), ..ProxyConfig::default() };
-        let reconciler = Reconciler::new(config, "n1", Duration::from_secs(60), clock::uptime_ms());
-        let inputs = Inputs { events, queries, addresses, stop };
+        let limit = Duration::from_secs(60);
+        let reconciler = Reconciler::new(config, "n1", limit, clock::uptime_ms());
         let timeouts = IpvsTimeouts { tcp: Duration::from_secs(900), ..IpvsTimeouts::default() };
-        let mut driver = Driver::new(reconciler, planes, inputs, outputs, Duration::from_secs(60), timeouts);
+        let mut driver = Driver::new(reconciler, planes, inputs, outputs, limit, timeouts);
         PROXY_KINDS.into_iter().for_each(|kind| driver.take(ObjectEvent::RelistDone(kind)));
+        driver
+    }
+
+    #[test]
+    fn timeouts_that_are_refused_stop_nothing_and_are_not_forgotten() {
+        let mut driver = driver(&FakeKernel::new(), 3);
         let refused = |driver: &mut Driver| driver.reconciler.problems().iter().any(|p| p.reason == "KernelRefused");
         driver.settle();
         assert!(driver.reconciler.is_ready());
@@ -462,5 +492,27 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         driver.settle();
         assert!(!refused(&mut driver) && driver.timeouts.is_none());
+    }
+
+    #[test]
+    fn refusals_broken_observations_and_objects_are_counted() {
+        let kernel = FakeKernel::new();
+        // The first order makes ipsets, tables and chains.
+        kernel.0.borrow_mut().faults.insert(0, Fault::Refuse(libc::EBUSY));
+        let mut driver = driver(&kernel, 0);
+        driver.take(ObjectEvent::Applied(Object::Namespace(Namespace {
+            key: ObjectKey::cluster("web"),
+            labels: Default::default(),
+        })));
+        driver.settle();
+        let text = |driver: &Driver| {
+            prometheus::TextEncoder::new().encode_to_string(&driver.outputs.metrics.gather()).unwrap()
+        };
+        assert!(text(&driver).contains("kube_router_sync_failures_total{plane=\"firewall\"} 1\n"));
+        assert!(text(&driver).contains("kube_router_objects{kind=\"Namespace\"} 1\n"));
+        kernel.0.borrow_mut().broken_observations = 1;
+        std::thread::sleep(Duration::from_millis(1_100));
+        driver.settle();
+        assert!(text(&driver).contains("kube_router_sync_failures_total{plane=\"ipvs\"} 1\n"));
     }
 }
