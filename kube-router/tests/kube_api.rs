@@ -89,6 +89,11 @@ impl Follower {
             ObjectEvent::Deleted(kind, key) => {
                 self.objects.remove(&(kind, key));
             }
+            ObjectEvent::Kept(kind, key) => {
+                if let Some(mentioned) = self.mentioned.get_mut(&kind) {
+                    mentioned.insert(key);
+                }
+            }
             ObjectEvent::RelistDone(kind) => {
                 let mentioned = self.mentioned.remove(&kind).expect("a list that was started");
                 self.objects.retain(|(other, key), _| *other != kind || mentioned.contains(key));

@@ -43,6 +43,7 @@ fn title(event: &ObjectEvent) -> String {
     match event {
         ObjectEvent::Applied(object) => format!("{} {} applied", object.kind(), object.key()),
         ObjectEvent::Deleted(kind, key) => format!("{kind} {key} deleted"),
+        ObjectEvent::Kept(kind, key) => format!("{kind} {key} cannot be understood, stays as it was"),
         ObjectEvent::RelistStarted(kind) => format!("{kind}: list begins"),
         ObjectEvent::RelistDone(kind) => format!("{kind}: list complete"),
         ObjectEvent::Unavailable { kind, reason } => format!("{kind} unavailable: {reason}"),

@@ -17,6 +17,9 @@ use std::{
 use crate::objects::{EndpointSlice, Kind, Namespace, Node, Object, ObjectEvent, ObjectKey, Pod, Service};
 use relist::Relist;
 
+/// Shared names are swept when they have doubled, but not below this.
+const SWEEP_FROM: usize = 1_024;
+
 /// What changed since the last look. Names, not objects: a later look reads the newest state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
@@ -50,6 +53,8 @@ pub struct ClusterState {
     policies: BTreeSet<ObjectKey>,
     /// Every name that many objects mention (namespaces, nodes), once.
     names: BTreeSet<Arc<str>>,
+    /// So many names make a look for those that nobody mentions any more worth it.
+    sweep_at: usize,
     relists: HashMap<Kind, Relist>,
     complete: BTreeSet<Kind>,
     unavailable: BTreeMap<Kind, String>,
@@ -80,6 +85,11 @@ impl ClusterState {
                     relist.forget(&key);
                 }
                 self.remove(kind, &key, dirty);
+            }
+            ObjectEvent::Kept(kind, key) => {
+                if let Some(relist) = self.relists.get_mut(&kind) {
+                    relist.saw(&key);
+                }
             }
             ObjectEvent::RelistDone(kind) => {
                 if let Some(relist) = self.relists.remove(&kind) {
@@ -232,7 +242,13 @@ impl ClusterState {
     fn intern(&mut self, name: &mut Arc<str>) {
         match self.names.get(name) {
             Some(known) => *name = known.clone(),
-            None => drop(self.names.insert(name.clone())),
+            None => {
+                if self.names.len() >= self.sweep_at.max(SWEEP_FROM) {
+                    self.names.retain(|name| Arc::strong_count(name) > 1);
+                    self.sweep_at = self.names.len() * 2;
+                }
+                self.names.insert(name.clone());
+            }
         }
     }
 
@@ -263,9 +279,16 @@ impl ClusterState {
         self.pods.get(self.pod_by_ip.get(&ip)?).map(|pod| &**pod)
     }
 
-    /// Policies that exist; none is enforced yet.
-    pub fn policy_count(&self) -> usize {
-        self.policies.len()
+    /// Objects of one kind.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.slices.len(),
+            Kind::Node => self.nodes.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::Namespace => self.namespaces.len(),
+            Kind::NetworkPolicy => self.policies.len(),
+        }
     }
 
     /// This kind was listed completely at least once.

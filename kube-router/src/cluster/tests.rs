@@ -69,6 +69,19 @@ fn what_a_full_list_does_not_mention_is_gone_but_not_before_the_list_ends() {
 }
 
 #[test]
+fn what_a_full_list_holds_but_cannot_be_understood_stays_as_it_was() {
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    cluster.apply(applied(slice("a-1", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    dirty = Dirty::default();
+    cluster.apply(ObjectEvent::RelistStarted(Kind::EndpointSlice), &mut dirty);
+    cluster.apply(ObjectEvent::Kept(Kind::EndpointSlice, ObjectKey::new("web", "a-1")), &mut dirty);
+    cluster.apply(ObjectEvent::RelistDone(Kind::EndpointSlice), &mut dirty);
+    assert_eq!(cluster.slices_of(&ObjectKey::new("web", "a")).count(), 1);
+    assert!(dirty.services.is_empty());
+}
+
+#[test]
 fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_none() {
     let pod = |name: &str, completed: bool, host_network: bool| {
         ObjectEvent::Applied(Object::Pod(Pod {
@@ -92,6 +105,21 @@ fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_
     assert!(cluster.pod_by_ip(ip).is_none());
     cluster.apply(pod("host", false, true), &mut dirty);
     assert!(cluster.pod_by_ip(ip).is_none());
+}
+
+#[test]
+fn names_that_nobody_mentions_any_more_are_forgotten() {
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    for number in 0..10_000 {
+        let mut slice = slice("s", Some("a"), [10, 0, 0, 1]);
+        slice.key = ObjectKey::new(format!("job-{number}"), "s");
+        let key = slice.key.clone();
+        cluster.apply(applied(slice), &mut dirty);
+        cluster.apply(ObjectEvent::Deleted(Kind::EndpointSlice, key), &mut dirty);
+        dirty = Dirty::default();
+    }
+    assert!(cluster.names.len() < 5_000, "{}", cluster.names.len());
 }
 
 proptest! {

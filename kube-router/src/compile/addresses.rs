@@ -39,6 +39,10 @@ pub fn validate(text: &str, kind: AddressKind, config: &ProxyConfig) -> Result<I
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return reject("unspecified, loopback and multicast addresses cannot be service addresses");
     }
+    // kube-dummy-if has link-local addresses of its own, so nobody could tell when to take this one away again.
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return reject("link-local IPv6 addresses cannot be service addresses");
+    }
     if !config.strict_external_ips {
         return Ok(address);
     }

@@ -19,6 +19,9 @@ pub const LOCAL: &str = "kube-router.io/service.local";
 pub const SKIP_LB_IPS: &str = "kube-router.io/service.skiplbips";
 pub const NODE_POD_CIDR: &str = "kube-router.io/pod-cidr";
 pub const NODE_POD_CIDRS: &str = "kube-router.io/pod-cidrs";
+/// The node annotations that are read. Others are not even kept: some hold BGP passwords, which must not reach a
+/// recording or a log.
+pub const OF_NODES: [&str; 2] = [NODE_POD_CIDR, NODE_POD_CIDRS];
 
 /// The service annotations that the proxy reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

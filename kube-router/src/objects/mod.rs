@@ -120,7 +120,7 @@ impl Object {
 /// Everything a source can say; also one line of a recording.
 ///
 /// A kind is *complete* after its first `RelistDone`, and stays so: what a later `RelistStarted` .. `RelistDone` pair
-/// does not mention is gone, but not before the pair closes.
+/// does not mention (`Applied` or `Kept`) is gone, but not before the pair closes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ObjectEvent {
     /// A full list of this kind begins.
@@ -129,6 +129,8 @@ pub enum ObjectEvent {
     Applied(Object),
     /// The object is gone.
     Deleted(Kind, ObjectKey),
+    /// The running list holds this object, but it cannot be understood (see `Rejected`): what is known of it stays.
+    Kept(Kind, ObjectKey),
     /// The full list of this kind is through.
     RelistDone(Kind),
     /// This kind cannot be read now (forbidden, unreachable, unreadable); what is known of it stays.

@@ -16,6 +16,6 @@ pub struct Node {
     pub external_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`, else `spec.podCIDR`.
     pub pod_cidrs: Vec<IpNet>,
-    /// Annotations under `kube-router.io/`, as written.
+    /// The annotations of [`super::annotations::OF_NODES`], as written.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
 }

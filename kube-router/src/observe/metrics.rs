@@ -175,7 +175,7 @@ impl Metrics {
         self.kernel_writes[plane as usize].inc_by(count as u64);
     }
 
-    /// A sync in which this plane failed, or refused at least one order.
+    /// This plane failed as a whole, or refused at least one order of a batch.
     pub fn sync_failed(&self, plane: Plane) {
         self.sync_failures[plane as usize].inc();
     }
@@ -235,7 +235,7 @@ impl Metrics {
     }
 
     /// All series of the registry; families come sorted by name.
-    pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+    pub(crate) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
         self.registry.gather()
     }
 }

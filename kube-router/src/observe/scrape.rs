@@ -79,9 +79,8 @@ impl Scraper {
 
     /// What the text will say, in the exposition format 0.0.4.
     pub async fn scrape(&self) -> Result<Scrape, ScrapeError> {
-        self.metrics.requests_in_flight.inc();
+        let _in_flight = InFlight::new(&self.metrics);
         let outcome = timeout(SCRAPE_WAIT, self.in_turn()).await.unwrap_or(Err(ScrapeError::Busy));
-        self.metrics.requests_in_flight.dec();
         self.metrics.scrape_answered(match &outcome {
             Ok(_) => 200,
             Err(ScrapeError::Busy) => 503,
@@ -117,6 +116,22 @@ impl Scraper {
     }
 }
 
+/// Counts a scrape for as long as it is held: a client that goes away drops the scrape in the middle.
+struct InFlight<'a>(&'a Metrics);
+
+impl<'a> InFlight<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.requests_in_flight.inc();
+        InFlight(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.requests_in_flight.dec();
+    }
+}
+
 impl Kernel {
     fn traffic(&self, metrics: &Metrics, owners: Vec<(VirtualKey, ObjectKey)>) -> Option<Traffic> {
         let start = Instant::now();
@@ -137,5 +152,20 @@ impl Kernel {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_scrape_that_nobody_waits_for_any_more_is_not_in_flight() {
+        let metrics = Arc::new(Metrics::new(false));
+        let (questions, _loop) = Questions::channel();
+        let scraper = Scraper::new(Arc::clone(&metrics), Arc::default(), questions, None);
+        let _turn = Arc::clone(&scraper.turn).acquire_owned().await;
+        timeout(Duration::from_millis(10), scraper.scrape()).await.map(|_| ()).unwrap_err();
+        assert_eq!(metrics.requests_in_flight.get(), 0);
     }
 }

@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::{Command, Pass, Reconciler, journal, settings};
 use crate::{
     apply::{ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, PlaneError, SysctlPlane},
+    compile::{Problem, Subject},
     objects::{Kind, ObjectEvent},
     observe::{DestinationRow, Metrics, Plane, Pulse, Query, ServiceRow},
     plan::{Observed, Stage},
@@ -77,6 +78,7 @@ pub struct Driver {
     inputs: Inputs,
     outputs: Outputs,
     cache_sync_timeout: Duration,
+    /// Still to be set.
     timeouts: Option<IpvsTimeouts>,
     /// Start of the running pass.
     pass_began: Option<Instant>,
@@ -219,21 +221,45 @@ impl Driver {
         settings::load_modules(&mut *self.planes.sysctl);
         self.ensure_settings();
         self.alive();
-        let ipvs = self.planes.ipvs.observe()?;
+        let ipvs = self.planes.ipvs.observe();
+        let ipvs = self.noted(Plane::Ipvs, ipvs)?;
         self.alive();
-        if let Some(timeouts) = self.timeouts.take() {
-            self.planes.ipvs.set_timeouts(timeouts)?;
-        }
-        let net = self.planes.net.observe()?;
-        let firewall = self.planes.firewall.observe()?;
+        let net = self.planes.net.observe();
+        let net = self.noted(Plane::Net, net)?;
+        let firewall = self.planes.firewall.observe();
+        let firewall = self.noted(Plane::Firewall, firewall)?;
         Ok(Observed { ipvs, net, firewall })
+    }
+
+    /// Counts a failure of a plane.
+    fn noted<T>(&self, plane: Plane, result: Result<T, PlaneError>) -> Result<T, PlaneError> {
+        result.inspect_err(|_| self.outputs.metrics.sync_failed(plane))
     }
 
     fn ensure_settings(&mut self) {
         let interface = self.reconciler.node().primary_interface().map(str::to_owned);
-        let (written, problems) = settings::ensure(&mut *self.planes.sysctl, interface.as_deref());
+        let (written, mut problems) = settings::ensure(&mut *self.planes.sysctl, interface.as_deref());
         self.outputs.metrics.kernel_wrote(Plane::Sysctl, written);
+        if problems.iter().any(|problem| problem.reason != "SysctlMissing") {
+            self.outputs.metrics.sync_failed(Plane::Sysctl);
+        }
+        problems.extend(self.ensure_timeouts());
         self.reconciler.handle_settings(problems);
+    }
+
+    /// Sets the timeouts once. A kernel that refuses them goes on with its own, so services do not have to wait.
+    fn ensure_timeouts(&mut self) -> Option<Problem> {
+        match self.planes.ipvs.set_timeouts(self.timeouts?) {
+            Ok(()) => {
+                self.timeouts = None;
+                None
+            }
+            Err(error) => Some(Problem {
+                subject: Subject::Kernel("IPVS"),
+                reason: "KernelRefused",
+                text: format!("{error}; the kernel's own timeouts stay, trying again"),
+            }),
+        }
     }
 
     fn apply(&mut self, stage: &Stage) -> Failures {
@@ -245,7 +271,8 @@ impl Driver {
             Stage::Firewall(ops) => (Plane::Firewall, self.planes.firewall.apply(ops)),
             // A flow that stays is a nuisance for one client, not a reason to doubt the rest.
             Stage::Conntrack(flows) => {
-                let flushed = self.planes.conntrack.flush_udp(flows).unwrap_or_else(|error| {
+                let flushed = self.planes.conntrack.flush_udp(flows);
+                let flushed = self.noted(Plane::Conntrack, flushed).unwrap_or_else(|error| {
                     warn!(%error, "UDP conntrack entries of removed endpoints stay until they time out");
                     0
                 });
@@ -253,9 +280,12 @@ impl Driver {
                 return Ok(Vec::new());
             }
         };
-        match &result {
-            Ok(failures) => self.outputs.metrics.kernel_wrote(plane, stage.len() - failures.len()),
-            Err(_) => self.outputs.metrics.sync_failed(plane),
+        let result = self.noted(plane, result);
+        if let Ok(failures) = &result {
+            self.outputs.metrics.kernel_wrote(plane, stage.len() - failures.len());
+            if !failures.is_empty() {
+                self.outputs.metrics.sync_failed(plane);
+            }
         }
         result
     }
@@ -285,6 +315,9 @@ impl Driver {
             self.outputs.metrics.set_problems(reasons);
         }
         self.outputs.metrics.set_drain_queue(self.reconciler.draining());
+        for kind in Kind::ALL {
+            self.outputs.metrics.set_objects(kind, self.reconciler.cluster().count(kind));
+        }
         if let Some(ports) = self.reconciler.take_health_checks() {
             self.outputs.health_checks.send_replace(ports);
         }
@@ -382,4 +415,108 @@ fn parts_of<T>(ops: Vec<T>, size: usize) -> impl Iterator<Item = Vec<T>> {
         let part: Vec<T> = rest.by_ref().take(size).collect();
         (!part.is_empty()).then_some(part)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        apply::{
+            Connections,
+            fake::{FakeKernel, Fault},
+        },
+        config::ProxyConfig,
+        desired::{Destination, VirtualKey},
+        nl::{NlError, Refusal},
+        objects::{Namespace, Object, ObjectKey},
+        plan::{IpvsOp, ObservedIpvs},
+        reconcile::PROXY_KINDS,
+    };
+
+    /// Refuses timeouts so many times.
+    struct Stubborn(FakeKernel, usize);
+
+    impl IpvsPlane for Stubborn {
+        fn observe(&mut self) -> Result<ObservedIpvs, PlaneError> {
+            IpvsPlane::observe(&mut self.0)
+        }
+        fn apply(&mut self, ops: &[IpvsOp]) -> Failures {
+            IpvsPlane::apply(&mut self.0, ops)
+        }
+        fn connections(&mut self, server: &VirtualKey) -> Result<BTreeMap<Destination, Connections>, PlaneError> {
+            self.0.connections(server)
+        }
+        fn set_timeouts(&mut self, _: IpvsTimeouts) -> Result<(), PlaneError> {
+            let Some(left) = self.1.checked_sub(1) else { return Ok(()) };
+            self.1 = left;
+            let refusal = Refusal { errno: libc::EINVAL, text: "".into() };
+            Err(PlaneError::Netlink { what: "IPVS timeouts", source: NlError::Refused(refusal) })
+        }
+    }
+
+    /// A driver on a fake kernel, with every list complete and empty.
+    fn driver(kernel: &FakeKernel, refused_timeouts: usize) -> Driver {
+        let planes = Planes {
+            ipvs: Box::new(Stubborn(kernel.clone(), refused_timeouts)),
+            net: Box::new(kernel.clone()),
+            firewall: Box::new(kernel.clone()),
+            conntrack: Box::new(kernel.clone()),
+            sysctl: Box::new(kernel.clone()),
+        };
+        // Nobody receives or sends: `settle` only looks at what it was given.
+        let inputs = Inputs {
+            events: mpsc::channel(1).1,
+            queries: mpsc::channel(1).1,
+            addresses: mpsc::channel(1).1,
+            stop: watch::channel(false).1,
+        };
+        let outputs = Outputs {
+            metrics: Arc::new(Metrics::new(true)),
+            pulse: Arc::default(),
+            health_checks: watch::channel(BTreeMap::new()).0,
+            record: None,
+        };
+        let config = ProxyConfig { sync_period: Duration::from_millis(1), ..ProxyConfig::default() };
+        let limit = Duration::from_secs(60);
+        let reconciler = Reconciler::new(config, "n1", limit, clock::uptime_ms());
+        let timeouts = IpvsTimeouts { tcp: Duration::from_secs(900), ..IpvsTimeouts::default() };
+        let mut driver = Driver::new(reconciler, planes, inputs, outputs, limit, timeouts);
+        PROXY_KINDS.into_iter().for_each(|kind| driver.take(ObjectEvent::RelistDone(kind)));
+        driver
+    }
+
+    #[test]
+    fn timeouts_that_are_refused_stop_nothing_and_are_not_forgotten() {
+        let mut driver = driver(&FakeKernel::new(), 3);
+        let refused = |driver: &mut Driver| driver.reconciler.problems().iter().any(|p| p.reason == "KernelRefused");
+        driver.settle();
+        assert!(driver.reconciler.is_ready());
+        assert!(refused(&mut driver));
+        // Two tries in each full pass.
+        std::thread::sleep(Duration::from_millis(5));
+        driver.settle();
+        assert!(!refused(&mut driver) && driver.timeouts.is_none());
+    }
+
+    #[test]
+    fn refusals_broken_observations_and_objects_are_counted() {
+        let kernel = FakeKernel::new();
+        // The first order makes ipsets, tables and chains.
+        kernel.0.borrow_mut().faults.insert(0, Fault::Refuse(libc::EBUSY));
+        let mut driver = driver(&kernel, 0);
+        driver.take(ObjectEvent::Applied(Object::Namespace(Namespace {
+            key: ObjectKey::cluster("web"),
+            labels: Default::default(),
+        })));
+        driver.settle();
+        let text = |driver: &Driver| {
+            prometheus::TextEncoder::new().encode_to_string(&driver.outputs.metrics.gather()).unwrap()
+        };
+        assert!(text(&driver).contains("kube_router_sync_failures_total{plane=\"firewall\"} 1\n"));
+        assert!(text(&driver).contains("kube_router_objects{kind=\"Namespace\"} 1\n"));
+        kernel.0.borrow_mut().broken_observations = 1;
+        std::thread::sleep(Duration::from_millis(1_100));
+        driver.settle();
+        assert!(text(&driver).contains("kube_router_sync_failures_total{plane=\"ipvs\"} 1\n"));
+    }
 }

@@ -32,14 +32,16 @@ pub struct Problems {
 impl Problems {
     pub fn report(&mut self, reporter: Reporter, problems: Vec<Problem>) {
         let old = self.standing.remove(&reporter).unwrap_or_default();
-        for problem in &problems {
-            if !old.contains(problem) && !self.resolved.remove(problem) {
-                self.appeared.insert(problem.clone());
+        // Sets, as one reporter may have thousands: anybody who may write EndpointSlices can make stray ones.
+        let (before, now): (BTreeSet<&Problem>, BTreeSet<&Problem>) = (old.iter().collect(), problems.iter().collect());
+        for problem in now.difference(&before) {
+            if !self.resolved.remove(*problem) {
+                self.appeared.insert((*problem).clone());
             }
         }
-        for problem in old {
-            if !problems.contains(&problem) && !self.appeared.remove(&problem) {
-                self.resolved.insert(problem);
+        for problem in before.difference(&now) {
+            if !self.appeared.remove(*problem) {
+                self.resolved.insert((*problem).clone());
             }
         }
         if !problems.is_empty() {

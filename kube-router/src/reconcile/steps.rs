@@ -54,7 +54,7 @@ impl Reconciler {
         };
         self.handle_host_addresses(observed.net.host_addresses.clone());
         self.compile();
-        self.full_at_ms = now_ms.saturating_add(self.config.sync_period.as_millis() as u64);
+        self.full_at_ms = now_ms.saturating_add(self.period_ms());
         self.resume_drains(&observed, now_ms);
         self.pending = Default::default();
         let plan = plan_foundation(&self.desired, &observed, self.guard());
@@ -122,7 +122,10 @@ impl Reconciler {
                         }
                         Some(failure) => {
                             problems.push(describe(&self.desired, &self.node, Order::Ipvs(op), failure));
-                            if let IpvsOp::AddServer { key, .. } = op {
+                            // One that is there already answers: only our view lacked it, and the next look mends that.
+                            if let IpvsOp::AddServer { key, .. } = op
+                                && failure.refusal.errno != libc::EEXIST
+                            {
                                 self.shut(key);
                             }
                         }
@@ -192,6 +195,10 @@ impl Reconciler {
         self.problems.report(Reporter::Kernel, vec![Problem { subject: Subject::Kernel(subject), reason, text }]);
     }
 
+    fn period_ms(&self) -> u64 {
+        u64::try_from(self.config.sync_period.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
     pub(super) fn finish_pass(&mut self, now_ms: u64) {
         let Some(pass) = self.pass.take() else { return };
         if pass.refused > 0 {
@@ -199,6 +206,8 @@ impl Reconciler {
         } else if pass.full {
             self.backoff.succeed();
             self.synced_once = true;
+            // The period counts from the end: a pass that takes longer would leave no time for events and signals.
+            self.full_at_ms = self.full_at_ms.max(now_ms.saturating_add(self.period_ms()));
         }
         self.finished.push(pass);
     }

@@ -341,6 +341,54 @@ fn a_virtual_server_that_cannot_be_made_is_not_left_open() {
     assert!(!rig.reasons().contains(&"KernelRefused"));
 }
 
+#[test]
+fn a_virtual_server_that_was_there_unseen_is_not_shut() {
+    let kernel = FakeKernel::new();
+    let mut rig = Rig::new(ProxyConfig::default(), kernel.clone());
+    rig.send(cluster()).settle();
+    // Missing in our view alone, as after a dump that raced with a change of somebody else's.
+    let key = vip(9, Protocol::Tcp);
+    kernel.0.borrow_mut().kernel.ipvs.servers.insert(key, Default::default());
+    rig.send([service(9, Protocol::Tcp), slice(9, Protocol::Tcp, &[1])]).settle();
+    assert!(kernel.0.borrow().kernel.firewall.nft.contains(&SetElement::ServicePort(key)));
+    rig.pass_time(30_000);
+    assert!(rig.servers()[&key].contains(&(SocketAddr::from(([10, 2, 9, 1], 8080)), 1)));
+    assert_eq!(rig.reasons(), [""; 0]);
+}
+
+/// Otherwise no event, and no signal, would ever be taken in again.
+#[test]
+fn a_period_that_is_shorter_than_a_pass_still_leaves_time_for_events() {
+    for period in [Duration::from_nanos(1), Duration::from_secs(1)] {
+        let config = ProxyConfig { sync_period: period, ..ProxyConfig::default() };
+        let mut rig = Rig::new(config, FakeKernel::new());
+        rig.send(cluster());
+        let mut waited = false;
+        for _ in 0..100 {
+            let now_ms = rig.now_ms;
+            match rig.reconciler.poll(now_ms) {
+                Command::Observe => {
+                    let observed = rig.kernel.observe();
+                    rig.reconciler.handle_observed(observed, now_ms);
+                    // A large cluster: what follows takes long.
+                    rig.now_ms += 2_000;
+                }
+                Command::Apply(stage) => {
+                    let result = rig.kernel.apply(&stage);
+                    rig.reconciler.handle_applied(&stage, result, now_ms);
+                }
+                Command::Wait { until_ms } => {
+                    assert!(until_ms.is_some_and(|until| until > now_ms));
+                    waited = true;
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(waited, "{period:?}");
+    }
+}
+
 /// Events that lead from the first cluster to another one.
 fn changes() -> Vec<ObjectEvent> {
     vec![

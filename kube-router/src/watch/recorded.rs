@@ -5,8 +5,9 @@
 //! error in the log. It ends it, rather than leaving lines out, because a recording with holes would lie.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions, Permissions},
     io::{self, BufRead, BufReader, BufWriter, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
@@ -22,6 +23,7 @@ use crate::objects::ObjectEvent;
 const QUEUE: usize = 10_000;
 /// The file is brought up to date when nothing has come for this long.
 const IDLE: Duration = Duration::from_millis(200);
+const FILE_MODE: u32 = 0o600;
 
 #[derive(Serialize)]
 struct LineRef<'a> {
@@ -60,7 +62,7 @@ impl Recorder {
     /// The file cannot be created.
     pub fn create(path: &Path) -> Result<Self, RecordError> {
         let wrong = |source| RecordError::File { path: path.to_owned(), source };
-        let file = File::create(path).map_err(wrong)?;
+        let file = create_private(path).map_err(wrong)?;
         let (lines, queue) = sync_channel(QUEUE);
         let name = path.to_owned();
         let writer = std::thread::Builder::new()
@@ -112,6 +114,15 @@ impl Drop for Recorder {
             let _ = writer.join();
         }
     }
+}
+
+/// A recording tells the whole cluster, so only its owner may read it; also where an older file had another mode.
+fn create_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(file)
 }
 
 fn to_line(at_ms: u64, event: &ObjectEvent) -> serde_json::Result<String> {

@@ -77,7 +77,9 @@ fn without_strict_validation_any_address_is_taken_that_can_be_one() {
     let loose = |world: World| world.config(|config| config.strict_external_ips = false);
     check(&loose(external("198.51.100.4, 10.96.200.4")), &["10.96.200.4", "198.51.100.4"], &[]);
     check(&loose(balancer("{ip: 203.0.113.5}")), &["203.0.113.5"], &[]);
-    for address in ["127.0.0.1", "0.0.0.0", "224.0.0.251", "'::1'", "'::'", "'ff02::1'", "'::ffff:127.0.0.1'"] {
+    for address in
+        ["127.0.0.1", "0.0.0.0", "224.0.0.251", "'::1'", "'::'", "'ff02::1'", "'fe80::1'", "'::ffff:127.0.0.1'"]
+    {
         let (vips, texts) = judged(&loose(external(address)).dual_stack());
         assert_eq!((vips.len(), texts.len()), (0, 1), "{address}: {texts:?}");
     }

@@ -8,7 +8,7 @@ use super::{
     raw::{Metadata, NodeAddress},
     text,
 };
-use crate::objects::{Labels, Node, ObjectKey, Pod};
+use crate::objects::{Labels, Node, ObjectKey, Pod, annotations};
 
 pub(super) fn labels(field: Field<TextMap>) -> Result<Labels, BadField> {
     texts(field.get("metadata.labels")?.unwrap_or_default().0, "metadata.labels").map(Labels::from)
@@ -75,7 +75,8 @@ pub(super) fn node(
     if pod_cidrs.is_empty() {
         pod_cidrs.extend(text(spec.pod_cidr, "spec.podCIDR")?.map(|cidr| ("spec.podCIDR".to_owned(), cidr)));
     }
-    let annotations = metadata.annotations.get("metadata.annotations")?.unwrap_or_default().0;
+    let mut annotations = metadata.annotations.get("metadata.annotations")?.unwrap_or_default().0;
+    annotations.retain(|name, _| annotations::OF_NODES.contains(&&**name));
     let addresses = entries(status.addresses, "status.addresses")?;
 
     Ok(Node {

@@ -28,12 +28,21 @@ pub(super) struct Delivery<'a> {
     rejected: HashMap<String, String>,
     /// Those of them that the running list has seen.
     seen: HashSet<String>,
+    /// A list is running.
+    listing: bool,
     nodes: Interner,
 }
 
 impl<'a> Delivery<'a> {
     pub(super) fn new(kind: Kind, sink: &'a mpsc::Sender<ObjectEvent>) -> Self {
-        Delivery { kind, sink, rejected: HashMap::new(), seen: HashSet::new(), nodes: Interner::default() }
+        Delivery {
+            kind,
+            sink,
+            rejected: HashMap::new(),
+            seen: HashSet::new(),
+            listing: false,
+            nodes: Interner::default(),
+        }
     }
 
     pub(super) async fn send(&self, event: ObjectEvent) -> Result<(), SinkClosed> {
@@ -42,11 +51,13 @@ impl<'a> Delivery<'a> {
 
     pub(super) async fn list_begins(&mut self) -> Result<(), SinkClosed> {
         self.seen.clear();
+        self.listing = true;
         self.send(ObjectEvent::RelistStarted(self.kind)).await
     }
 
     /// Rejected objects that the list does not hold are gone.
     pub(super) async fn list_ends(&mut self) -> Result<(), SinkClosed> {
+        self.listing = false;
         self.send(ObjectEvent::RelistDone(self.kind)).await?;
         let gone: Vec<String> = self.rejected.keys().filter(|source| !self.seen.contains(*source)).cloned().collect();
         for source in gone {
@@ -75,6 +86,10 @@ impl<'a> Delivery<'a> {
             }
             Err(rejection) => {
                 let source = Named(self.kind, rejection.key.as_ref()).to_string();
+                // It is there all the same: the list must not take it for gone.
+                if let Some(key) = rejection.key.filter(|_| self.listing) {
+                    self.send(ObjectEvent::Kept(self.kind, key)).await?;
+                }
                 self.reject(source, rejection.field.to_string()).await
             }
         }

@@ -108,6 +108,7 @@ fn play(script: Vec<Step>, enough: impl Fn(&[ObjectEvent]) -> bool) -> Vec<Objec
                     ObjectEvent::RelistStarted(kind)
                     | ObjectEvent::RelistDone(kind)
                     | ObjectEvent::Deleted(kind, _)
+                    | ObjectEvent::Kept(kind, _)
                     | ObjectEvent::Unavailable { kind, .. } => *kind == Kind::Service,
                     _ => true,
                 };
@@ -149,7 +150,7 @@ fn status(code: u16) -> Answer {
     )
 }
 
-/// In short: `+a` applied, `-a` deleted, `[` list started, `]` done, `?a` rejected, `!a` accepted, `U` unavailable.
+/// In short: `+a` applied, `=a` kept, `-a` deleted, `[` list started, `]` done, `?a` rejected, `!a` accepted, `U` unavailable.
 fn short(events: &[ObjectEvent]) -> String {
     let words: Vec<String> = events
         .iter()
@@ -162,6 +163,7 @@ fn short(events: &[ObjectEvent]) -> String {
             ObjectEvent::Unavailable { .. } => "U".into(),
             ObjectEvent::Rejected { source, .. } => format!("?{source}"),
             ObjectEvent::Accepted { source } => format!("!{source}"),
+            ObjectEvent::Kept(_, key) => format!("={}", key.name),
         })
         .collect();
     words.join(" ")
@@ -223,7 +225,7 @@ fn one_bad_object_blocks_nothing() {
     let events = play(script, ends_with("+d4"));
     assert_eq!(
         short(&events),
-        "[ +a1 ?Service x/b ?list of Service ?Service without a usable name +c3 ] \
+        "[ +a1 =b ?Service x/b ?list of Service ?Service without a usable name +c3 ] \
          ?Service x/a ?Service x/a +b2 !Service x/b -a !Service x/a +d4"
     );
     let reason = events.iter().find_map(|event| match event {
@@ -244,7 +246,7 @@ fn a_rejection_ends_when_the_object_is_not_listed_any_more_and_is_not_repeated_w
         (&["watch=true", "resourceVersion=20"], Answer::Open(vec![event("ADDED", service("c", 21, json!(1)))])),
     ];
     let events = play(script, ends_with("+c1"));
-    assert_eq!(short(&events), "[ ?Service x/a ?Service x/b ] [ ] !Service x/a +c1");
+    assert_eq!(short(&events), "[ =a ?Service x/a =b ?Service x/b ] [ =b ] !Service x/a +c1");
 }
 
 #[test]

@@ -41,7 +41,10 @@ impl Source {
             ObjectEvent::Accepted { source } => {
                 self.rejected.remove(&source).expect("only rejected sources are accepted");
             }
-            ObjectEvent::RelistStarted(_) | ObjectEvent::RelistDone(_) | ObjectEvent::Unavailable { .. } => {}
+            ObjectEvent::Kept(..)
+            | ObjectEvent::RelistStarted(_)
+            | ObjectEvent::RelistDone(_)
+            | ObjectEvent::Unavailable { .. } => {}
         }
         event
     }

@@ -147,6 +147,7 @@ fn event() -> impl Strategy<Value = ObjectEvent> {
         (kind(), any::<String>()).prop_map(|(kind, reason)| ObjectEvent::Unavailable { kind, reason }),
         (any::<String>(), any::<String>()).prop_map(|(source, reason)| ObjectEvent::Rejected { source, reason }),
         any::<String>().prop_map(|source| ObjectEvent::Accepted { source }),
+        (kind(), key()).prop_map(|(kind, key)| ObjectEvent::Kept(kind, key)),
         object().prop_map(ObjectEvent::Applied),
     ]
 }
@@ -187,6 +188,16 @@ fn what_is_recorded_is_replayed() {
     let replayed: Vec<ObjectEvent> = replayed.into_iter().map(|(_, event)| event).collect();
     assert_eq!(replayed[..3], events);
     assert_eq!(replayed[3], accepted("last"));
+}
+
+#[test]
+fn a_recording_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
+    std::fs::write(&path, "older").unwrap();
+    drop(Recorder::create(&path).unwrap());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
