@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -44,7 +45,7 @@ pub fn run(program: &Path, services: u32, pods: u32) -> Result<()> {
                 "rss_kib": after.memory.get("VmRSS"), "peak_kib": after.memory.get("VmHWM"),
                 "anonymous_kib": after.memory.get("RssAnon"),
                 "writes": writes, "rest_s": REST.as_secs(), "rest_writes": agent.writes()? - writes,
-                "rest_wakeups": after.wakeups - before.wakeups, "rest_cpu_ms": after.cpu_ms - before.cpu_ms,
+                "rest_wakeups": after.wakeups_since(&before), "rest_cpu_ms": after.cpu_ms - before.cpu_ms,
             })
         );
         let servers = Command::new("ipvsadm").args(["-Sn"]).output()?.stdout;
@@ -65,9 +66,16 @@ struct Agent {
 struct Sample {
     /// Fields of /proc/PID/status, in KiB.
     memory: BTreeMap<String, u64>,
-    /// Voluntary context switches of all threads.
-    wakeups: u64,
+    /// Voluntary context switches by thread.
+    wakeups: BTreeMap<OsString, u64>,
     cpu_ms: u64,
+}
+
+impl Sample {
+    /// Of the threads that live now; one that ended since (a scrape's helper) did so by its one last wake-up.
+    fn wakeups_since(&self, earlier: &Sample) -> u64 {
+        self.wakeups.iter().map(|(thread, count)| count - earlier.wakeups.get(thread).copied().unwrap_or(0)).sum()
+    }
 }
 
 impl Agent {
@@ -109,10 +117,11 @@ impl Agent {
 
     fn sample(&self) -> Result<Sample> {
         let proc = format!("/proc/{}", self.child.id());
-        let mut wakeups = 0;
+        let mut wakeups = BTreeMap::new();
         for task in fs::read_dir(format!("{proc}/task"))? {
-            let status = fs::read_to_string(task?.path().join("status"))?;
-            wakeups += fields(&status).get("voluntary_ctxt_switches").copied().unwrap_or(0);
+            let task = task?;
+            let status = fs::read_to_string(task.path().join("status"))?;
+            wakeups.insert(task.file_name(), fields(&status).get("voluntary_ctxt_switches").copied().unwrap_or(0));
         }
         let stat = fs::read_to_string(format!("{proc}/stat"))?;
         // utime and stime, in ticks of 10 ms, are the 14th and 15th field; the second may hold blanks.
