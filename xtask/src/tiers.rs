@@ -76,6 +76,7 @@ pub const RULES: &[Rule] = &[
         ..rule("kube-router", "kube_api", &[(5, Host)])
     },
     Rule { modules: NETWORK, ..rule("kube-router", "net_kernel", &[(4, Vm)]) },
+    rule("kube-router", "pod_links_kernel", &[(1, Host), (4, Vm)]),
     Rule {
         kubernetes: true,
         control_plane: Some(&["deployment", "replicaset", "endpointslice"]),

@@ -27,9 +27,9 @@ use super::{
 use crate::nl::{NlError, Socket};
 
 /// include/uapi/linux/rtnetlink.h
-const RTNLGRP_LINK: u32 = 1;
-const RTNLGRP_IPV4_IFADDR: u32 = 5;
-const RTNLGRP_IPV6_IFADDR: u32 = 9;
+pub(super) const RTNLGRP_LINK: u32 = 1;
+pub(super) const RTNLGRP_IPV4_IFADDR: u32 = 5;
+pub(super) const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
 /// Announces changes of addresses in the network namespace of the thread that opened it.
 pub struct AddressMonitor {
