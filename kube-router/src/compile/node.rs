@@ -27,6 +27,11 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// A Node object has told something once.
+    fn is_known(&self) -> bool {
+        self.ipv4.is_some() || self.ipv6.is_some() || !self.pod_cidrs.is_empty()
+    }
+
     /// The node's address of the same family as `like`.
     pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
@@ -78,9 +83,13 @@ impl NodeView {
 }
 
 /// Digests our Node object. `node` is `None` while the API server has no object of our name.
+///
+/// What `last` has and the object no longer says stays, with a problem: a node that registers again has no object for a
+/// moment, then one without addresses or pod CIDRs, and its traffic must not pay for that.
 pub fn compile_node(
     name: &str,
     node: Option<&Node>,
+    last: &NodeView,
     host_addresses: &BTreeSet<(Box<str>, IpAddr)>,
     config: &ProxyConfig,
 ) -> (NodeView, Vec<Problem>) {
@@ -91,6 +100,11 @@ pub fn compile_node(
         problems.push(Problem { subject, reason, text });
     };
     let Some(node) = node else {
+        if last.is_known() {
+            let text = "there is no Node object of this name any more; its last addresses and pod CIDRs stay in use";
+            problem("NodeMissing", text.to_owned());
+            return (NodeView { host_addresses: view.host_addresses, ..last.clone() }, problems);
+        }
         problem(
             "NodeMissing",
             "there is no Node object of this name; node ports and masquerading are off until it appears. If the node \
@@ -107,7 +121,8 @@ pub fn compile_node(
             IpAddr::V6(_) => None,
         });
         if view.ipv4.is_none() {
-            problem("NodeWithoutAddress", no_address("IPv4", "--enable-ipv4=false"));
+            view.ipv4 = last.ipv4;
+            problem("NodeWithoutAddress", no_address("IPv4", "--enable-ipv4=false", view.ipv4.map(IpAddr::from)));
         }
     }
     if config.ipv6 {
@@ -116,7 +131,8 @@ pub fn compile_node(
             IpAddr::V4(_) => None,
         });
         if view.ipv6.is_none() {
-            problem("NodeWithoutAddress", no_address("IPv6", "--enable-ipv6=false"));
+            view.ipv6 = last.ipv6;
+            problem("NodeWithoutAddress", no_address("IPv6", "--enable-ipv6=false", view.ipv6.map(IpAddr::from)));
         }
     }
 
@@ -134,14 +150,19 @@ pub fn compile_node(
             IpNet::V6(_) => config.ipv6,
         })
         .collect();
+    if view.pod_cidrs.is_empty() && !last.pod_cidrs.is_empty() {
+        problem("NodeWithoutPodCidr", "the Node object has no pod CIDR any more; its last ones stay in use".to_owned());
+        view.pod_cidrs.clone_from(&last.pod_cidrs);
+    }
     (view, problems)
 }
 
-fn no_address(family: &str, flag: &str) -> String {
-    format!(
-        "status.addresses has no {family} address; node ports and masquerading of that family are off. Set one, or \
-         switch the family off with {flag}"
-    )
+fn no_address(family: &str, flag: &str, last: Option<IpAddr>) -> String {
+    let effect = match last {
+        Some(last) => format!("its last one, {last}, stays in use"),
+        None => "node ports and masquerading of that family are off".to_owned(),
+    };
+    format!("status.addresses has no {family} address; {effect}. Set one, or switch the family off with {flag}")
 }
 
 /// The pod CIDRs that masquerading spares: annotation pod-cidr, else pod-cidrs, else the spec.

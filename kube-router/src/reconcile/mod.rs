@@ -219,7 +219,7 @@ impl Reconciler {
 
     fn compile_node(&mut self) {
         let node = self.cluster.node(&self.node_name);
-        let (view, problems) = compile_node(&self.node_name, node, &self.host_addresses, &self.config);
+        let (view, problems) = compile_node(&self.node_name, node, &self.node, &self.host_addresses, &self.config);
         self.problems.report(Reporter::Node, problems);
         let ruleset = view.ruleset(&self.config);
         let local_ips: BTreeSet<IpAddr> = view.local_addresses().collect();

@@ -212,6 +212,17 @@ fn a_restart_with_nothing_to_do_writes_nothing() {
 }
 
 #[test]
+fn a_node_that_registers_again_keeps_its_node_ports() {
+    let mut rig = Rig::new(ProxyConfig { masquerade_outside_pod_cidrs: true, ..ProxyConfig::default() }, FakeKernel::new());
+    rig.send(cluster()).settle();
+    rig.send([ObjectEvent::Deleted(Kind::Node, ObjectKey::cluster("n1"))]);
+    assert_eq!(rig.settle() + rig.pass_time(300_000), 0);
+    assert_eq!(rig.reasons(), ["NodeMissing"]);
+    rig.send([node()]).settle();
+    assert_eq!(rig.reasons(), [""; 0]);
+}
+
+#[test]
 fn one_endpoint_costs_the_same_orders_in_any_cluster() {
     let mut orders = Vec::new();
     for size in [10, 200] {
