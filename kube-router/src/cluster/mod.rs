@@ -59,6 +59,8 @@ pub struct ClusterState {
     complete: BTreeSet<Kind>,
     unavailable: BTreeMap<Kind, String>,
     rejected: BTreeMap<String, String>,
+    /// Listed, and never understood: nobody knows what they want.
+    obscure: BTreeSet<(Kind, ObjectKey)>,
 }
 
 impl ClusterState {
@@ -78,6 +80,9 @@ impl ClusterState {
                 if let Some(relist) = self.relists.get_mut(&object.kind()) {
                     relist.saw(object.key());
                 }
+                if !self.obscure.is_empty() {
+                    dirty.view |= self.obscure.remove(&(object.kind(), object.key().clone()));
+                }
                 self.insert(object, dirty);
             }
             ObjectEvent::Deleted(kind, key) => {
@@ -85,14 +90,21 @@ impl ClusterState {
                     relist.forget(&key);
                 }
                 self.remove(kind, &key, dirty);
+                dirty.view |= self.obscure.remove(&(kind, key));
             }
             ObjectEvent::Kept(kind, key) => {
                 if let Some(relist) = self.relists.get_mut(&kind) {
                     relist.saw(&key);
                 }
+                if !self.knows(kind, &key) {
+                    dirty.view |= self.obscure.insert((kind, key));
+                }
             }
             ObjectEvent::RelistDone(kind) => {
                 if let Some(relist) = self.relists.remove(&kind) {
+                    let obscure = self.obscure.len();
+                    self.obscure.retain(|(other, key)| *other != kind || relist.has(key));
+                    dirty.view |= self.obscure.len() < obscure;
                     for key in self.keys(kind).into_iter().filter(|key| !relist.has(key)) {
                         self.remove(kind, &key, dirty);
                     }
@@ -239,6 +251,17 @@ impl ClusterState {
         }
     }
 
+    fn knows(&self, kind: Kind, key: &ObjectKey) -> bool {
+        match kind {
+            Kind::Service => self.services.contains_key(key),
+            Kind::EndpointSlice => self.slices.contains_key(key),
+            Kind::Node => self.nodes.contains_key(&key.name),
+            Kind::Pod => self.pods.contains_key(key),
+            Kind::Namespace => self.namespaces.contains_key(&key.name),
+            Kind::NetworkPolicy => self.policies.contains(key),
+        }
+    }
+
     fn intern(&mut self, name: &mut Arc<str>) {
         match self.names.get(name) {
             Some(known) => *name = known.clone(),
@@ -299,6 +322,11 @@ impl ClusterState {
     /// Kinds that cannot be read, with the reason.
     pub fn unavailable(&self) -> &BTreeMap<Kind, String> {
         &self.unavailable
+    }
+
+    /// Objects that are there and were never understood.
+    pub fn obscure(&self) -> &BTreeSet<(Kind, ObjectKey)> {
+        &self.obscure
     }
 
     /// Inputs that could not be understood: source -> reason.

@@ -57,6 +57,7 @@ impl Reconciler {
         self.full_at_ms = now_ms.saturating_add(self.period_ms());
         self.resume_drains(&observed, now_ms);
         self.pending = Default::default();
+        self.spare(&observed);
         let plan = plan_foundation(&self.desired, &observed, self.guard());
         self.foreign = foreign(&plan.stages, &observed);
         self.problems.report(Reporter::Kernel, Vec::new());

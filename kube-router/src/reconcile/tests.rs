@@ -202,6 +202,75 @@ fn a_forbidden_kind_lets_the_proxy_add_but_never_delete() {
     assert_eq!(rig.servers()[&vip(1, Protocol::Tcp)].len(), 1);
 }
 
+/// A new agent cannot understand service 3, nor one slice of another namespace.
+#[test]
+fn what_may_belong_to_an_object_that_was_never_understood_stays_and_the_rest_goes_on() {
+    let kernel = FakeKernel::new();
+    let mut first = Rig::new(ProxyConfig::default(), kernel.clone());
+    first.send(cluster()).settle();
+    let before = first.servers();
+    let mut rig = Rig::new(ProxyConfig::default(), kernel);
+    rig.send([ObjectEvent::RelistStarted(Kind::Service), ObjectEvent::RelistStarted(Kind::EndpointSlice), node()]);
+    rig.send([service(1, Protocol::Tcp), slice(1, Protocol::Tcp, &[1]), service(2, Protocol::Tcp)]);
+    rig.send([slice(2, Protocol::Tcp, &[1, 2]), slice(3, Protocol::Tcp, &[1, 2])]);
+    rig.send([
+        ObjectEvent::Kept(Kind::Service, name(3)),
+        ObjectEvent::Kept(Kind::EndpointSlice, ObjectKey::new("other", "odd")),
+    ]);
+    rig.send(synced()).settle();
+    let (one, two, three) = (vip(1, Protocol::Tcp), vip(2, Protocol::Tcp), vip(3, Protocol::Tcp));
+    assert_eq!(rig.servers()[&three], before[&three]);
+    assert!(rig.kernel.0.borrow().kernel.net.dummy_addresses.contains(&three.address));
+    assert!(rig.kernel.0.borrow().kernel.firewall.nft.contains(&SetElement::ServicePort(three)));
+    assert_eq!(rig.servers()[&one].len(), 1, "the slices of namespace web are all known");
+    assert!(rig.reasons().contains(&"RemovalsHeld") && rig.reconciler.is_ready());
+    // Others come and go meanwhile, also over full passes.
+    rig.send([ObjectEvent::Deleted(Kind::Service, name(2)), service(4, Protocol::Tcp)]).settle();
+    rig.pass_time(300_000);
+    rig.send([ObjectEvent::Deleted(Kind::Service, name(4))]).settle();
+    let expected = [one, three].map(|key| key.address).into();
+    let addresses: BTreeSet<IpAddr> = rig.kernel.0.borrow().kernel.net.dummy_addresses.clone();
+    assert_eq!(addresses, expected);
+    assert!(!rig.servers().contains_key(&two));
+    // The slice and the service are gone: so is everything else.
+    rig.send([
+        ObjectEvent::Deleted(Kind::Service, name(3)),
+        ObjectEvent::Deleted(Kind::EndpointSlice, ObjectKey::new("other", "odd")),
+    ]);
+    rig.settle();
+    assert!(!rig.servers().contains_key(&three));
+    assert_eq!(rig.reasons(), [""; 0]);
+}
+
+#[test]
+fn a_slice_that_was_never_understood_keeps_the_endpoints_of_its_namespace() {
+    let kernel = FakeKernel::new();
+    Rig::new(ProxyConfig::default(), kernel.clone()).send(cluster()).settle();
+    let before = kernel.observe().unwrap();
+    let mut rig = Rig::new(ProxyConfig::default(), kernel);
+    rig.send(cluster().into_iter().filter(|event| {
+        !matches!(event, ObjectEvent::Applied(Object::EndpointSlice(slice)) if slice.key == name(2))
+    }));
+    rig.send([ObjectEvent::Kept(Kind::EndpointSlice, name(2))]);
+    assert_eq!(rig.settle(), 0);
+    assert_eq!(rig.kernel.observe().unwrap(), before);
+    rig.send([slice(2, Protocol::Tcp, &[1])]).settle();
+    rig.settle();
+    assert_eq!(rig.servers()[&vip(2, Protocol::Tcp)].len(), 1);
+}
+
+/// Our own Node: without it there would be neither node ports nor source NAT.
+#[test]
+fn a_node_that_was_never_understood_changes_no_rule() {
+    let config = || ProxyConfig { masquerade_outside_pod_cidrs: true, ..ProxyConfig::default() };
+    let kernel = FakeKernel::new();
+    Rig::new(config(), kernel.clone()).send(cluster()).settle();
+    let mut rig = Rig::new(config(), kernel);
+    rig.send(cluster().split_off(1)).send([ObjectEvent::Kept(Kind::Node, ObjectKey::cluster("n1"))]);
+    assert_eq!(rig.settle(), 0);
+    assert_eq!(rig.reasons(), ["NodeMissing", "RemovalsHeld"]);
+}
+
 #[test]
 fn a_restart_with_nothing_to_do_writes_nothing() {
     let kernel = FakeKernel::new();

@@ -34,7 +34,7 @@ use super::{
     failure::{Class, Failure},
 };
 use crate::{
-    objects::{Kind, ObjectEvent, parse::RawObject},
+    objects::{Kind, ObjectEvent, ObjectKey, parse::RawObject},
     watch::SinkClosed,
 };
 
@@ -175,7 +175,10 @@ impl<'a> KindWatch<'a> {
                 match item.get(format_args!("items[{i}]")) {
                     Ok(Some(object)) => self.out.take(object).await?,
                     Ok(None) => {}
-                    Err(bad) => self.out.reject(format!("list of {}", self.kind), bad.to_string()).await?,
+                    Err(bad) => {
+                        self.out.kept(ObjectKey::unnamed()).await?;
+                        self.out.reject(format!("list of {}", self.kind), bad.to_string()).await?;
+                    }
                 }
             }
             match next {

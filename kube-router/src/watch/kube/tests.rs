@@ -225,7 +225,7 @@ fn one_bad_object_blocks_nothing() {
     let events = play(script, ends_with("+d4"));
     assert_eq!(
         short(&events),
-        "[ +a1 =b ?Service x/b ?list of Service ?Service without a usable name +c3 ] \
+        "[ +a1 =b ?Service x/b = ?list of Service = ?Service without a usable name +c3 ] \
          ?Service x/a ?Service x/a +b2 !Service x/b -a !Service x/a +d4"
     );
     let reason = events.iter().find_map(|event| match event {
