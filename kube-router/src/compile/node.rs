@@ -40,12 +40,16 @@ impl NodeView {
         }
     }
 
-    /// Addresses of the node itself: those of interfaces whose name does not contain dummy, kube or docker. They are
-    /// the members of kube-router-local-ips and what --nodeport-bindon-all-ip binds.
+    /// Addresses of the node itself: those of interfaces whose name does not contain dummy, kube or docker, and the
+    /// Node's own wherever they are, as the guard would take them for a service's alone. They are the members of
+    /// kube-router-local-ips and what --nodeport-bindon-all-ip binds.
     pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.host_addresses
             .iter()
-            .filter(|(name, _)| !["dummy", "kube", "docker"].iter().any(|word| name.contains(word)))
+            .filter(|(name, address)| {
+                self.address_like(*address) == Some(*address)
+                    || !["dummy", "kube", "docker"].iter().any(|word| name.contains(word))
+            })
             .map(|(_, address)| *address)
     }
 
@@ -143,13 +147,13 @@ pub fn compile_node(
             format!("annotation {key} has {value:?}, which is not a CIDR; that entry is ignored"),
         );
     }
-    view.pod_cidrs = cidrs
-        .into_iter()
-        .filter(|cidr| match cidr {
-            IpNet::V4(_) => config.ipv4,
-            IpNet::V6(_) => config.ipv6,
-        })
-        .collect();
+    let enabled = |cidr: &IpNet| match cidr {
+        IpNet::V4(_) => config.ipv4,
+        IpNet::V6(_) => config.ipv6,
+    };
+    let cidrs: Vec<IpNet> = cidrs.into_iter().filter(enabled).collect();
+    // One inside another is part of it; the kernel's interval sets refuse what overlaps.
+    view.pod_cidrs = IpNet::aggregate(&cidrs).into_iter().collect();
     if view.pod_cidrs.is_empty() && !last.pod_cidrs.is_empty() {
         problem("NodeWithoutPodCidr", "the Node object has no pod CIDR any more; its last ones stay in use".to_owned());
         view.pod_cidrs.clone_from(&last.pod_cidrs);

@@ -147,3 +147,23 @@ fn addresses_of_our_own_of_docker_s_and_of_dummy_links_are_not_the_node_s_local_
     assert_eq!(view.primary_interface(), Some("eth0"));
     assert!(view.is_host_address("10.244.1.1".parse().unwrap()), "yet it is an address of the host");
 }
+
+/// A node whose uplink is called like that: the guard must not take its address for a service's alone.
+#[test]
+fn the_node_s_own_address_is_local_whatever_its_interface_is_called() {
+    let list = [("docker0", "192.0.2.1"), ("docker0", "172.17.0.1"), ("kube-uplink", "fd00::1")];
+    let host: BTreeSet<(Box<str>, IpAddr)> = list.map(|(name, address)| (name.into(), address.parse().unwrap())).into();
+    let node = node(&["192.0.2.1", "fd00::1"], &[], &[]);
+    let (view, _) = compile_node("n1", Some(&node), &NodeView::default(), &host, &dual());
+    let local: BTreeSet<String> = view.local_addresses().map(|address| address.to_string()).collect();
+    assert_eq!(local, ["192.0.2.1", "fd00::1"].map(str::to_owned).into());
+}
+
+/// The kernel refuses intervals that overlap.
+#[test]
+fn pod_cidrs_inside_others_are_part_of_them() {
+    let cidrs = "10.8.0.0/16,10.8.3.0/24,10.9.0.0/24,fd00:8::/48,fd00:8::/64";
+    let (view, _) = compile(&node(&["192.0.2.1"], &[], &[("kube-router.io/pod-cidrs", cidrs)]), &dual());
+    let cidrs: Vec<String> = view.pod_cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(cidrs, ["10.8.0.0/16", "10.9.0.0/24", "fd00:8::/48"]);
+}
