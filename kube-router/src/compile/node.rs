@@ -63,7 +63,7 @@ impl NodeView {
             // An address of the host may be a service's or an endpoint's; a link-local one never is.
             || self.host_addresses.symmetric_difference(&before.host_addresses).any(|(_, address)| !is_link_local(*address));
         let node_ports = config.node_port_all_addresses && !self.local_addresses().eq(before.local_addresses());
-        move |service| all || (node_ports && service.ports.iter().any(|port| port.node_port != 0))
+        move |service| all || (node_ports && service.ports.iter().any(|port| service.has_node_port(port)))
     }
 
     /// Name of the interface that holds the node's primary address.
