@@ -48,8 +48,8 @@ pub struct ClusterState {
     nodes: BTreeMap<Arc<str>, Node>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: HashMap<ObjectKey, Box<Pod>>,
-    /// Address -> the pod that has it; a completed or hostNetwork pod has none.
-    pod_by_ip: HashMap<IpAddr, ObjectKey>,
+    /// Address -> the pods that say they have it, in order; a completed or hostNetwork pod has none.
+    pods_by_ip: HashMap<IpAddr, Vec<ObjectKey>>,
     policies: BTreeSet<ObjectKey>,
     /// Every name that many objects mention (namespaces, nodes), once.
     names: BTreeSet<Arc<str>>,
@@ -201,7 +201,11 @@ impl ClusterState {
         }
         if !pod.completed && !pod.host_network {
             for ip in &pod.ips {
-                self.pod_by_ip.insert(*ip, pod.key.clone());
+                let pods = self.pods_by_ip.entry(*ip).or_default();
+                if let Err(at) = pods.binary_search(&pod.key) {
+                    pods.reserve_exact(1);
+                    pods.insert(at, pod.key.clone());
+                }
             }
         }
         self.pods.insert(pod.key.clone(), Box::new(pod));
@@ -210,9 +214,10 @@ impl ClusterState {
     fn forget_pod(&mut self, key: &ObjectKey) {
         let Some(old) = self.pods.remove(key) else { return };
         for ip in old.ips {
-            // The address may have gone to another pod since.
-            if self.pod_by_ip.get(&ip) == Some(key) {
-                self.pod_by_ip.remove(&ip);
+            let Some(pods) = self.pods_by_ip.get_mut(&ip) else { continue };
+            pods.retain(|other| other != key);
+            if pods.is_empty() {
+                self.pods_by_ip.remove(&ip);
             }
         }
     }
@@ -297,9 +302,10 @@ impl ClusterState {
         self.nodes.get(name)
     }
 
-    /// The running pod that has this address, unless it shares its node's network.
+    /// The running pod that has this address, unless it shares its node's network. If two say so (one is about to learn
+    /// that it ended), the first by name, whatever came first.
     pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
-        self.pods.get(self.pod_by_ip.get(&ip)?).map(|pod| &**pod)
+        self.pods.get(self.pods_by_ip.get(&ip)?.first()?).map(|pod| &**pod)
     }
 
     /// Objects of one kind.

@@ -106,7 +106,7 @@ fn an_object_that_was_never_understood_is_obscure_until_it_is_or_goes() {
 }
 
 #[test]
-fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_none() {
+fn a_pod_address_has_one_owner_and_completed_or_host_network_pods_have_none() {
     let pod = |name: &str, completed: bool, host_network: bool| {
         ObjectEvent::Applied(Object::Pod(Pod {
             key: ObjectKey::new("web", name),
@@ -121,11 +121,16 @@ fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_
     let mut cluster = ClusterState::new();
     let mut dirty = Dirty::default();
     let ip = IpAddr::from([10, 0, 0, 1]);
-    cluster.apply(pod("old", false, false), &mut dirty);
-    cluster.apply(pod("new", false, false), &mut dirty);
-    cluster.apply(ObjectEvent::Deleted(Kind::Pod, ObjectKey::new("web", "old")), &mut dirty);
-    assert_eq!(cluster.pod_by_ip(ip).map(|pod| pod.key.name.to_string()), Some("new".to_owned()));
-    cluster.apply(pod("new", true, false), &mut dirty);
+    let owner = |cluster: &ClusterState| cluster.pod_by_ip(ip).map(|pod| pod.key.name.to_string());
+    // Whichever comes first; the other has it when that one goes.
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        cluster.apply(pod(first, false, false), &mut dirty);
+        cluster.apply(pod(second, false, false), &mut dirty);
+        assert_eq!(owner(&cluster), Some("a".to_owned()));
+        cluster.apply(ObjectEvent::Deleted(Kind::Pod, ObjectKey::new("web", "a")), &mut dirty);
+        assert_eq!(owner(&cluster), Some("b".to_owned()));
+    }
+    cluster.apply(pod("b", true, false), &mut dirty);
     assert!(cluster.pod_by_ip(ip).is_none());
     cluster.apply(pod("host", false, true), &mut dirty);
     assert!(cluster.pod_by_ip(ip).is_none());
