@@ -235,6 +235,18 @@ fn one_bad_object_blocks_nothing() {
     assert_eq!(reason, Some("spec.ports[0].port: expected a whole number, found a string"));
 }
 
+/// From the same version the same line would come again, for ever.
+#[test]
+fn a_watch_that_cannot_be_read_is_followed_by_a_list() {
+    let script: Vec<Step> = vec![
+        (&["limit=500"], list(10, vec![])),
+        (&["watch=true", "resourceVersion=10"], Answer::Lines(vec![json!("what")])),
+        (&["limit=500"], list(20, vec![service("a", 11, json!(1))])),
+        (&["watch=true", "resourceVersion=20"], Answer::Open(vec![event("ADDED", service("b", 21, json!(2)))])),
+    ];
+    assert_eq!(short(&play(script, ends_with("+b2"))), "[ ] [ +a1 ] +b2");
+}
+
 #[test]
 fn a_rejection_ends_when_the_object_is_not_listed_any_more_and_is_not_repeated_when_it_is() {
     let odd = || vec![service("a", 1, json!("x")), service("b", 1, json!("x"))];
