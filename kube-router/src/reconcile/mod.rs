@@ -39,7 +39,7 @@ use crate::{
     objects::{Kind, ObjectEvent, ObjectKey},
     plan::{Guard, Observed, Plan, Spared, Stage, plan_changes},
 };
-use backoff::Backoff;
+use backoff::{Backoff, Refusals};
 use drain::Drains;
 use problems::{Problems, Reporter};
 
@@ -105,6 +105,7 @@ pub struct Reconciler {
     drains: Drains,
     problems: Problems,
     backoff: Backoff,
+    refusals: Refusals,
     give_up_at_ms: u64,
     started: bool,
     /// A full pass is due then.
@@ -138,6 +139,7 @@ impl Reconciler {
             drains: Drains::default(),
             problems: Problems::default(),
             backoff: Backoff::default(),
+            refusals: Refusals::default(),
             give_up_at_ms: now_ms.saturating_add(u64::try_from(cache_sync_timeout.as_millis()).unwrap_or(u64::MAX)),
             started: false,
             full_at_ms: now_ms,

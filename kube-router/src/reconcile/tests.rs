@@ -248,9 +248,11 @@ fn a_slice_that_was_never_understood_keeps_the_endpoints_of_its_namespace() {
     Rig::new(ProxyConfig::default(), kernel.clone()).send(cluster()).settle();
     let before = kernel.observe().unwrap();
     let mut rig = Rig::new(ProxyConfig::default(), kernel);
-    rig.send(cluster().into_iter().filter(|event| {
-        !matches!(event, ObjectEvent::Applied(Object::EndpointSlice(slice)) if slice.key == name(2))
-    }));
+    rig.send(
+        cluster().into_iter().filter(
+            |event| !matches!(event, ObjectEvent::Applied(Object::EndpointSlice(slice)) if slice.key == name(2)),
+        ),
+    );
     rig.send([ObjectEvent::Kept(Kind::EndpointSlice, name(2))]);
     assert_eq!(rig.settle(), 0);
     assert_eq!(rig.kernel.observe().unwrap(), before);
@@ -282,7 +284,8 @@ fn a_restart_with_nothing_to_do_writes_nothing() {
 
 #[test]
 fn a_node_that_registers_again_keeps_its_node_ports() {
-    let mut rig = Rig::new(ProxyConfig { masquerade_outside_pod_cidrs: true, ..ProxyConfig::default() }, FakeKernel::new());
+    let mut rig =
+        Rig::new(ProxyConfig { masquerade_outside_pod_cidrs: true, ..ProxyConfig::default() }, FakeKernel::new());
     rig.send(cluster()).settle();
     rig.send([ObjectEvent::Deleted(Kind::Node, ObjectKey::cluster("n1"))]);
     assert_eq!(rig.settle() + rig.pass_time(300_000), 0);
@@ -419,6 +422,90 @@ fn a_virtual_server_that_cannot_be_made_is_not_left_open() {
     rig.pass_time(30_000);
     assert!(rig.servers().contains_key(&vip(9, Protocol::Tcp)));
     assert!(!rig.reasons().contains(&"KernelRefused"));
+}
+
+/// A kernel without the scheduler of one service, for example.
+struct Stubborn(FakeKernel);
+
+impl Stubborn {
+    /// Refuses every order for the virtual server of service 2.
+    fn settle(&self, rig: &mut Rig) -> usize {
+        let mut looks = 0;
+        loop {
+            match rig.reconciler.poll(rig.now_ms) {
+                Command::Observe => {
+                    looks += 1;
+                    rig.reconciler.handle_observed(self.0.observe(), rig.now_ms);
+                }
+                Command::Apply(Stage::Ipvs(ops)) => {
+                    let mut failures = Vec::new();
+                    for (index, op) in ops.iter().enumerate() {
+                        if format!("{op:?}").contains("10.1.0.2") {
+                            let refusal = crate::nl::Refusal { errno: libc::ENOENT, text: "".into() };
+                            failures.push(crate::apply::OpFailure { index, refusal });
+                        } else {
+                            let refused = self.0.apply(&Stage::Ipvs(vec![op.clone()])).unwrap();
+                            failures.extend(
+                                refused.into_iter().map(|failure| crate::apply::OpFailure { index, ..failure }),
+                            );
+                        }
+                    }
+                    rig.reconciler.handle_applied(&Stage::Ipvs(ops), Ok(failures), rig.now_ms);
+                }
+                Command::Apply(stage) => {
+                    let result = self.0.apply(&stage);
+                    rig.reconciler.handle_applied(&stage, result, rig.now_ms);
+                }
+                _ => return looks,
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_that_the_kernel_refuses_for_ever_holds_up_nobody() {
+    let kernel = FakeKernel::new();
+    let mut rig = Rig::new(ProxyConfig::default(), kernel.clone());
+    let kernel = Stubborn(kernel);
+    rig.send(cluster());
+    kernel.settle(&mut rig);
+    assert!(rig.reconciler.is_ready());
+    let told: Vec<String> = rig.reconciler.problems().iter().map(|problem| problem.text.clone()).collect();
+    assert_eq!(told.len(), 1, "not its destinations too: {told:?}");
+    // 1 s, doubling, to the period: nine looks in the first 511 s, then one in 300 s.
+    let mut looks = 0;
+    for _ in 0..3_600 {
+        rig.now_ms += 1_000;
+        looks += kernel.settle(&mut rig);
+    }
+    assert!((18..=20).contains(&looks), "{looks} looks in an hour");
+    assert_eq!(rig.reasons(), ["KernelRefused"]);
+    // Another refusal is tried again at once.
+    let seen = kernel.0.0.borrow().seen;
+    for number in seen..seen + 40 {
+        kernel.0.0.borrow_mut().faults.insert(number, Fault::Refuse(libc::ENOSPC));
+    }
+    rig.send([service(9, Protocol::Tcp), slice(9, Protocol::Tcp, &[1])]);
+    kernel.settle(&mut rig);
+    kernel.0.0.borrow_mut().faults.clear();
+    rig.now_ms += 1_000;
+    kernel.settle(&mut rig);
+    assert!(rig.servers().contains_key(&vip(9, Protocol::Tcp)));
+}
+
+#[test]
+fn the_end_of_time_is_no_overflow() {
+    let config = ProxyConfig { graceful_period: Some(Duration::from_secs(30)), ..ProxyConfig::default() };
+    let mut rig = Rig::new(config, FakeKernel::new());
+    rig.now_ms = u64::MAX - 500_000;
+    rig.kernel.0.borrow_mut().broken_observations = 1;
+    rig.send(cluster()).settle();
+    rig.pass_time(499_000);
+    rig.kernel.0.borrow_mut().faults.insert(0, Fault::Refuse(libc::ENOSPC));
+    rig.send([slice(1, Protocol::Tcp, &[1])]).settle();
+    assert!(rig.reconciler.draining() > 0);
+    rig.kernel.0.borrow_mut().broken_observations = 1;
+    rig.pass_time(999);
 }
 
 #[test]
