@@ -46,7 +46,7 @@ fn carry_out(command: Command) -> ExitCode {
         Command::CleanupConfig(config) => cli::cleanup::cleanup(&config),
         Command::Plan { config, output } => cli::plan::plan(&config, output),
         Command::Replay { file, config } => cli::replay::replay(&file, &config),
-        Command::DumpServices { socket, output } => dump(&socket, output),
+        Command::Dump { what, socket, output } => dump(what, &socket, output),
         // Printed before the log was set up.
         Command::Help(_) | Command::Version(_) => Ok(()),
     };
@@ -59,10 +59,10 @@ fn carry_out(command: Command) -> ExitCode {
     }
 }
 
-fn dump(socket: &Path, output: OutputFormat) -> anyhow::Result<()> {
+fn dump(what: cli::dump::What, socket: &Path, output: OutputFormat) -> anyhow::Result<()> {
     let format = match output {
         OutputFormat::Text => cli::dump::Format::Text,
         OutputFormat::Json => cli::dump::Format::Json,
     };
-    Ok(cli::dump::services(socket, format, &mut std::io::stdout())?)
+    Ok(cli::dump::dump(what, socket, format, &mut std::io::stdout())?)
 }

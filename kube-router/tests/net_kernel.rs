@@ -158,6 +158,7 @@ fn observation_is_what_was_applied_and_twice_is_once() {
             thread::sleep(Duration::from_millis(100));
             let seen = plane.observe().expect("observe");
             assert!(seen.dummy_up);
+            assert_eq!(plane.host_addresses().expect("addresses"), seen.host_addresses);
             let vips = ["10.96.0.10", "10.96.0.11", "fd00:10:96::101", "fd00:10:96::102"].map(address);
             assert_eq!(seen.dummy_addresses, vips.into());
             assert_eq!(

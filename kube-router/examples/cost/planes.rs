@@ -10,8 +10,9 @@ use std::{
 use anyhow::Result;
 use kube_router::{
     apply::{
-        Connections, ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, PlaneError,
-        conntrack::KernelConntrack, firewall::KernelFirewall, ipvs::Ipvs, net::NetlinkNet, sysctl::ProcSysctl,
+        Connections, ConntrackPlane, Failures, FirewallPlane, HostAddresses, IpvsPlane, IpvsTimeouts, NetPlane,
+        PlaneError, conntrack::KernelConntrack, firewall::KernelFirewall, ipvs::Ipvs, net::NetlinkNet,
+        sysctl::ProcSysctl,
     },
     desired::{Destination, VirtualKey},
     plan::{FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, UdpFlow},
@@ -94,6 +95,10 @@ impl IpvsPlane for Timed<Ipvs> {
 impl NetPlane for Timed<NetlinkNet> {
     fn observe(&mut self) -> Result<ObservedNet, PlaneError> {
         Timed::observe(self, NetlinkNet::observe)
+    }
+
+    fn host_addresses(&mut self) -> Result<HostAddresses, PlaneError> {
+        self.plane.host_addresses()
     }
 
     fn apply(&mut self, ops: &[NetOp]) -> Failures {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Connections, ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, OpFailure, PlaneError,
-    SysctlPlane,
+    Connections, ConntrackPlane, Failures, FirewallPlane, HostAddresses, IpvsPlane, IpvsTimeouts, NetPlane, OpFailure,
+    PlaneError, SysctlPlane,
 };
 use crate::{
     desired::{Destination, VirtualKey},
@@ -132,6 +132,10 @@ impl IpvsPlane for FakeKernel {
 impl NetPlane for FakeKernel {
     fn observe(&mut self) -> Result<ObservedNet, PlaneError> {
         FakeKernel::observe(self).map(|observed| observed.net)
+    }
+
+    fn host_addresses(&mut self) -> Result<HostAddresses, PlaneError> {
+        Ok(self.0.borrow().kernel.net.host_addresses.clone())
     }
 
     fn apply(&mut self, ops: &[NetOp]) -> Failures {

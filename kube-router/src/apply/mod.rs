@@ -11,7 +11,11 @@ pub mod ipvs;
 pub mod net;
 pub mod sysctl;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use crate::{
     desired::{Destination, VirtualKey},
@@ -70,6 +74,9 @@ pub struct IpvsTimeouts {
     pub udp: Duration,
 }
 
+/// Interface name and address, of every interface but kube-dummy-if.
+pub type HostAddresses = BTreeSet<(Box<str>, IpAddr)>;
+
 pub trait IpvsPlane {
     fn observe(&mut self) -> Result<ObservedIpvs, PlaneError>;
     fn apply(&mut self, ops: &[IpvsOp]) -> Failures;
@@ -80,6 +87,8 @@ pub trait IpvsPlane {
 
 pub trait NetPlane {
     fn observe(&mut self) -> Result<ObservedNet, PlaneError>;
+    /// That part of [`NetPlane::observe`] alone, for two dumps instead of four.
+    fn host_addresses(&mut self) -> Result<HostAddresses, PlaneError>;
     fn apply(&mut self, ops: &[NetOp]) -> Failures;
 }
 

@@ -12,21 +12,35 @@
 //! dependencies and options is defined by kmod's configuration and not by the kernel.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Component, Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::{
     apply::{PlaneError, SysctlPlane},
     plan::Sysctl,
 };
 
+/// Longest wait for modprobe. A full pass may run it twice, which must stay well under the minute after which the loop
+/// counts as stuck.
+const MODPROBE_LIMIT: Duration = Duration::from_secs(10);
+const MODPROBE_POLL: Duration = Duration::from_millis(10);
+
 /// The [`SysctlPlane`] of the thread that uses it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ProcSysctl {
     root: PathBuf,
     modules: PathBuf,
+    modprobe: PathBuf,
+    limit: Duration,
+    /// Was killed, and may sleep inside the kernel all the same.
+    stuck: Option<Child>,
 }
 
 impl Default for ProcSysctl {
@@ -37,7 +51,13 @@ impl Default for ProcSysctl {
 
 impl ProcSysctl {
     pub fn new() -> Self {
-        ProcSysctl { root: "/proc/sys".into(), modules: "/sys/module".into() }
+        ProcSysctl {
+            root: "/proc/sys".into(),
+            modules: "/sys/module".into(),
+            modprobe: "modprobe".into(),
+            limit: MODPROBE_LIMIT,
+            stuck: None,
+        }
     }
 
     /// `path` below the root; refuses what would lead out of it.
@@ -49,6 +69,50 @@ impl ProcSysctl {
         }
         Ok(self.root.join(path))
     }
+
+    /// Runs modprobe to its end, or to the limit.
+    fn modprobe(&mut self, name: &str) -> Result<(), String> {
+        if let Some(stuck) = &mut self.stuck {
+            match stuck.try_wait() {
+                // Another one would wait for the same lock.
+                Ok(None) => return Err("an earlier modprobe was killed and has not ended".to_owned()),
+                _ => self.stuck = None,
+            }
+        }
+        let running = |error| format!("running modprobe: {error}");
+        let mut command = Command::new(&self.modprobe);
+        command.arg("--").arg(name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(running)?;
+        let deadline = Instant::now() + self.limit;
+        let status = loop {
+            match child.try_wait().map_err(running)? {
+                Some(status) => break status,
+                None if Instant::now() < deadline => thread::sleep(MODPROBE_POLL),
+                None => {
+                    // It may just have ended; then there is nothing to kill.
+                    let _ = child.kill();
+                    self.stuck = Some(child);
+                    return Err(format!("modprobe did not end within {} s", self.limit.as_secs()));
+                }
+            }
+        };
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("modprobe ended with {status}: {}", complaint(child).trim()))
+        }
+    }
+}
+
+/// What an ended child has written. Somebody it left behind may hold the pipe open: that is not waited for.
+fn complaint(child: Child) -> String {
+    let Some(mut stderr) = child.stderr else { return String::new() };
+    let mut text = Vec::new();
+    if fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok() {
+        // Ends with an error where the pipe is still open; what was read before counts.
+        let _ = stderr.read_to_end(&mut text);
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 impl SysctlPlane for ProcSysctl {
@@ -97,17 +161,7 @@ impl SysctlPlane for ProcSysctl {
             ),
             source: io::Error::other(why),
         };
-        let output = Command::new("modprobe")
-            .arg("--")
-            .arg(name)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| failed(format!("running modprobe: {error}")))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&output.stderr);
-        Err(failed(format!("modprobe ended with {}: {}", output.status, text.trim())))
+        self.modprobe(name).map_err(failed)
     }
 }
 
@@ -116,7 +170,41 @@ mod tests {
     use super::*;
 
     fn plane(root: &Path) -> ProcSysctl {
-        ProcSysctl { root: root.join("sys"), modules: root.join("module") }
+        ProcSysctl { root: root.join("sys"), modules: root.join("module"), ..ProcSysctl::new() }
+    }
+
+    /// A plane whose modprobe is this shell script.
+    fn with_modprobe(root: &Path, script: &str) -> ProcSysctl {
+        use std::os::unix::fs::PermissionsExt;
+        let path = root.join("modprobe");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        ProcSysctl { modprobe: path, ..plane(root) }
+    }
+
+    #[test]
+    fn modprobe_has_a_time_limit() {
+        let root = tempfile::tempdir().expect("directory");
+        let limit = Duration::from_millis(100);
+        let mut plane = ProcSysctl { limit, ..with_modprobe(root.path(), "exec sleep 30") };
+        let began = Instant::now();
+        let error = plane.load_module("ip_vs").expect_err("does not end");
+        assert!(error.to_string().contains("did not end within"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        // Killed, so that the next try finds it gone.
+        let status = plane.stuck.take().expect("a child").wait().expect("ended");
+        assert!(!status.success());
+    }
+
+    #[test]
+    fn modprobe_s_own_words_are_passed_on() {
+        let root = tempfile::tempdir().expect("directory");
+        // Somebody in the background holds the pipe.
+        let mut plane = with_modprobe(root.path(), "sleep 5 & echo $2: no such module >&2; exit 1");
+        let began = Instant::now();
+        let error = plane.load_module("ip_vs").expect_err("refused");
+        assert!(error.to_string().contains("ip_vs: no such module"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     }
 
     #[test]

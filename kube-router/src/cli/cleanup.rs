@@ -4,6 +4,7 @@
 //! foreign virtual servers, sets and tables, and everything inside --excluded-cidrs.
 
 use anyhow::{Result, bail};
+use ipnet::IpNet;
 use tracing::{error, info};
 
 use crate::{
@@ -17,22 +18,26 @@ use crate::{
 /// # Errors
 /// Something of ours could not be removed; the log names it.
 pub fn cleanup(config: &Config) -> Result<()> {
-    let (mut ipvs, mut net, mut firewall) = (Ipvs::open()?, NetlinkNet::open()?, KernelFirewall::open()?);
-    let observed = Observed {
-        ipvs: match ipvs.observe() {
-            // A kernel without IPVS holds no virtual server of ours.
-            Err(PlaneError::Unavailable { .. }) => Default::default(),
-            other => other?,
-        },
-        net: net.observe()?,
-        firewall: firewall.observe()?,
-    };
+    clean(Ipvs::open(), NetlinkNet::open(), KernelFirewall::open(), &config.proxy.excluded_cidrs)
+}
+
+fn clean(
+    ipvs: Result<impl IpvsPlane, PlaneError>,
+    net: Result<impl NetPlane, PlaneError>,
+    firewall: Result<impl FirewallPlane, PlaneError>,
+    excluded: &[IpNet],
+) -> Result<()> {
     let mut failed = 0;
-    for stage in plan_cleanup(&observed, &config.proxy.excluded_cidrs).stages {
+    let ipvs = look(ipvs, IpvsPlane::observe, &mut failed);
+    let net = look(net, NetPlane::observe, &mut failed);
+    let firewall = look(firewall, FirewallPlane::observe, &mut failed);
+    let ((mut ipvs, ipvs_holds), (mut net, net_holds), (mut firewall, firewall_holds)) = (ipvs, net, firewall);
+    let observed = Observed { ipvs: ipvs_holds, net: net_holds, firewall: firewall_holds };
+    for stage in plan_cleanup(&observed, excluded).stages {
         let result = match &stage {
-            Stage::Ipvs(ops) => ipvs.apply(ops),
-            Stage::Net(ops) => net.apply(ops),
-            Stage::Firewall(ops) => firewall.apply(ops),
+            Stage::Ipvs(ops) => ipvs.as_mut().map_or(Ok(Vec::new()), |plane| plane.apply(ops)),
+            Stage::Net(ops) => net.as_mut().map_or(Ok(Vec::new()), |plane| plane.apply(ops)),
+            Stage::Firewall(ops) => firewall.as_mut().map_or(Ok(Vec::new()), |plane| plane.apply(ops)),
             Stage::Conntrack(_) => Ok(Vec::new()),
         };
         match result {
@@ -50,9 +55,28 @@ pub fn cleanup(config: &Config) -> Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{failed} things of ours could not be removed; the lines above name them");
+        bail!("{failed} thing(s) of ours could not be removed; the lines above name them");
     }
     Ok(())
+}
+
+/// A plane with what it holds. One that cannot be read is named and counted, and nothing is planned for it.
+fn look<P, T: Default>(
+    plane: Result<P, PlaneError>,
+    observe: impl FnOnce(&mut P) -> Result<T, PlaneError>,
+    failed: &mut usize,
+) -> (Option<P>, T) {
+    let looked = plane.and_then(|mut plane| observe(&mut plane).map(|there| (plane, there)));
+    match looked {
+        Ok((plane, there)) => (Some(plane), there),
+        // A kernel without IPVS holds no virtual server of ours.
+        Err(PlaneError::Unavailable { .. }) => (None, T::default()),
+        Err(error) => {
+            error!(%error, "cannot be read, so nothing of it is removed");
+            *failed += 1;
+            (None, T::default())
+        }
+    }
 }
 
 fn name(stage: &Stage) -> &'static str {
@@ -70,5 +94,57 @@ fn describe(stage: &Stage, index: usize) -> String {
         Stage::Net(ops) => format!("{:?}", ops[index]),
         Stage::Firewall(ops) => format!("{:?}", ops[index]),
         Stage::Conntrack(flows) => format!("{:?}", flows[index]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{apply::fake::FakeKernel, desired::VirtualKey, objects::Protocol};
+
+    /// A kernel that holds something of ours on every plane.
+    fn kernel() -> FakeKernel {
+        let kernel = FakeKernel::new();
+        let vip = [10, 96, 0, 1].into();
+        {
+            let held = &mut kernel.0.borrow_mut().kernel;
+            let key = VirtualKey { address: vip, protocol: Protocol::Tcp, port: 80 };
+            held.ipvs.servers.insert(key, Default::default());
+            held.net.dummy_exists = true;
+            held.net.dummy_addresses.insert(vip);
+            held.firewall.tables_exist = true;
+        }
+        kernel
+    }
+
+    #[test]
+    fn a_plane_that_cannot_be_read_keeps_nobody_from_the_others() {
+        for broken in 0..3 {
+            let kernel = kernel();
+            let plane = |number| {
+                let error = || std::io::Error::from_raw_os_error(libc::EPERM);
+                if number == broken {
+                    Err(PlaneError::Io { what: "test".into(), source: error() })
+                } else {
+                    Ok(kernel.clone())
+                }
+            };
+            let error = clean(plane(0), plane(1), plane(2), &[]).expect_err("the exit status tells");
+            assert!(error.to_string().starts_with("1 thing"), "{error}");
+            let held = kernel.observe().expect("in memory");
+            let left = [!held.ipvs.servers.is_empty(), held.net.dummy_exists, held.firewall.tables_exist];
+            // What is ours in IPVS is told by the address on kube-dummy-if.
+            let expected = [broken < 2, broken == 1, broken == 2];
+            assert_eq!(left, expected, "plane {broken}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_ipvs_has_nothing_of_ours_there() {
+        let kernel = kernel();
+        let source = crate::nl::NlError::Socket(std::io::Error::from_raw_os_error(libc::ENOENT));
+        let missing = PlaneError::Unavailable { what: "IPVS", source };
+        clean(Err::<FakeKernel, _>(missing), Ok(kernel.clone()), Ok(kernel.clone()), &[]).expect("clean");
+        assert!(!kernel.observe().expect("in memory").net.dummy_exists);
     }
 }

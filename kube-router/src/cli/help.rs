@@ -17,6 +17,7 @@ pub fn forms(program: &str) -> String {
   kube-router [flags]               run the agent on this node
   kube-router plan [flags]          print what the agent would program ('plan --help')
   kube-router dump services         show the services of the running agent ('dump --help')
+  kube-router dump problems         show what the running agent cannot do, and why
   kube-router replay FILE [flags]   run recorded events through the agent ('replay --help')
 "
     )
@@ -69,8 +70,10 @@ pub fn dump(program: &str) -> String {
     format!(
         "Usage of {program} dump:
   kube-router dump services [--socket=PATH] [-o text|json]
+  kube-router dump problems [--socket=PATH] [-o text|json]
 
-Asks the running agent on this node for every virtual server it wants, with its endpoints.
+Asks the running agent on this node for every virtual server it wants, with its endpoints, or for
+every problem that stands.
 
       --socket string   the agent's socket (default /run/kube-router/kube-router.sock)
   -o, --output string   text (default) or json

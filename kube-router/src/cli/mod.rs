@@ -76,7 +76,8 @@ pub enum Command {
         config: Box<Config>,
         output: OutputFormat,
     },
-    DumpServices {
+    Dump {
+        what: dump::What,
         socket: PathBuf,
         output: OutputFormat,
     },
@@ -256,18 +257,23 @@ fn output_format(text: Option<String>) -> Result<OutputFormat, CliError> {
     }
 }
 
-fn dump(program: &str, dump: args::DumpFlags) -> Result<Parsed, CliError> {
-    let command = if dump.help {
+fn dump(program: &str, typed: args::DumpFlags) -> Result<Parsed, CliError> {
+    let command = if typed.help {
         Command::Help(help::dump(program))
     } else {
-        match dump.words.split_first() {
-            Some((what, rest)) if what == "services" => no_words(rest)?,
-            Some((what, _)) => return start(format!("dump knows 'services', not '{what}'")),
-            None => return start("dump needs to know what: 'dump services'"),
-        }
+        let what = match typed.words.split_first() {
+            Some((word, rest)) => {
+                let Some(what) = dump::What::named(word) else {
+                    return start(format!("dump knows 'services' and 'problems', not '{word}'"));
+                };
+                no_words(rest)?;
+                what
+            }
+            None => return start("dump needs to know what: 'dump services' or 'dump problems'"),
+        };
         let socket =
-            dump.socket.filter(|socket| !socket.is_empty()).unwrap_or_else(|| flags::default("socket").to_owned());
-        Command::DumpServices { socket: socket.into(), output: output_format(dump.output)? }
+            typed.socket.filter(|socket| !socket.is_empty()).unwrap_or_else(|| flags::default("socket").to_owned());
+        Command::Dump { what, socket: socket.into(), output: output_format(typed.output)? }
     };
     Ok(Parsed { command, verbosity: Verbosity::Info, notices: Vec::new() })
 }

@@ -48,8 +48,8 @@ pub struct ClusterState {
     nodes: BTreeMap<Arc<str>, Node>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: HashMap<ObjectKey, Box<Pod>>,
-    /// Address -> the pod that has it; a completed or hostNetwork pod has none.
-    pod_by_ip: HashMap<IpAddr, ObjectKey>,
+    /// Address -> the pods that say they have it, in order; a completed or hostNetwork pod has none.
+    pods_by_ip: HashMap<IpAddr, Vec<ObjectKey>>,
     policies: BTreeSet<ObjectKey>,
     /// Every name that many objects mention (namespaces, nodes), once.
     names: BTreeSet<Arc<str>>,
@@ -59,6 +59,8 @@ pub struct ClusterState {
     complete: BTreeSet<Kind>,
     unavailable: BTreeMap<Kind, String>,
     rejected: BTreeMap<String, String>,
+    /// Listed, and never understood: nobody knows what they want.
+    obscure: BTreeSet<(Kind, ObjectKey)>,
 }
 
 impl ClusterState {
@@ -78,6 +80,9 @@ impl ClusterState {
                 if let Some(relist) = self.relists.get_mut(&object.kind()) {
                     relist.saw(object.key());
                 }
+                if !self.obscure.is_empty() {
+                    dirty.view |= self.obscure.remove(&(object.kind(), object.key().clone()));
+                }
                 self.insert(object, dirty);
             }
             ObjectEvent::Deleted(kind, key) => {
@@ -85,14 +90,21 @@ impl ClusterState {
                     relist.forget(&key);
                 }
                 self.remove(kind, &key, dirty);
+                dirty.view |= self.obscure.remove(&(kind, key));
             }
             ObjectEvent::Kept(kind, key) => {
                 if let Some(relist) = self.relists.get_mut(&kind) {
                     relist.saw(&key);
                 }
+                if !self.knows(kind, &key) {
+                    dirty.view |= self.obscure.insert((kind, key));
+                }
             }
             ObjectEvent::RelistDone(kind) => {
                 if let Some(relist) = self.relists.remove(&kind) {
+                    let obscure = self.obscure.len();
+                    self.obscure.retain(|(other, key)| *other != kind || relist.has(key));
+                    dirty.view |= self.obscure.len() < obscure;
                     for key in self.keys(kind).into_iter().filter(|key| !relist.has(key)) {
                         self.remove(kind, &key, dirty);
                     }
@@ -189,7 +201,11 @@ impl ClusterState {
         }
         if !pod.completed && !pod.host_network {
             for ip in &pod.ips {
-                self.pod_by_ip.insert(*ip, pod.key.clone());
+                let pods = self.pods_by_ip.entry(*ip).or_default();
+                if let Err(at) = pods.binary_search(&pod.key) {
+                    pods.reserve_exact(1);
+                    pods.insert(at, pod.key.clone());
+                }
             }
         }
         self.pods.insert(pod.key.clone(), Box::new(pod));
@@ -198,9 +214,10 @@ impl ClusterState {
     fn forget_pod(&mut self, key: &ObjectKey) {
         let Some(old) = self.pods.remove(key) else { return };
         for ip in old.ips {
-            // The address may have gone to another pod since.
-            if self.pod_by_ip.get(&ip) == Some(key) {
-                self.pod_by_ip.remove(&ip);
+            let Some(pods) = self.pods_by_ip.get_mut(&ip) else { continue };
+            pods.retain(|other| other != key);
+            if pods.is_empty() {
+                self.pods_by_ip.remove(&ip);
             }
         }
     }
@@ -239,6 +256,17 @@ impl ClusterState {
         }
     }
 
+    fn knows(&self, kind: Kind, key: &ObjectKey) -> bool {
+        match kind {
+            Kind::Service => self.services.contains_key(key),
+            Kind::EndpointSlice => self.slices.contains_key(key),
+            Kind::Node => self.nodes.contains_key(&key.name),
+            Kind::Pod => self.pods.contains_key(key),
+            Kind::Namespace => self.namespaces.contains_key(&key.name),
+            Kind::NetworkPolicy => self.policies.contains(key),
+        }
+    }
+
     fn intern(&mut self, name: &mut Arc<str>) {
         match self.names.get(name) {
             Some(known) => *name = known.clone(),
@@ -274,9 +302,10 @@ impl ClusterState {
         self.nodes.get(name)
     }
 
-    /// The running pod that has this address, unless it shares its node's network.
+    /// The running pod that has this address, unless it shares its node's network. If two say so (one is about to learn
+    /// that it ended), the first by name, whatever came first.
     pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
-        self.pods.get(self.pod_by_ip.get(&ip)?).map(|pod| &**pod)
+        self.pods.get(self.pods_by_ip.get(&ip)?.first()?).map(|pod| &**pod)
     }
 
     /// Objects of one kind.
@@ -299,6 +328,11 @@ impl ClusterState {
     /// Kinds that cannot be read, with the reason.
     pub fn unavailable(&self) -> &BTreeMap<Kind, String> {
         &self.unavailable
+    }
+
+    /// Objects that are there and were never understood.
+    pub fn obscure(&self) -> &BTreeSet<(Kind, ObjectKey)> {
+        &self.obscure
     }
 
     /// Inputs that could not be understood: source -> reason.

@@ -82,7 +82,31 @@ fn what_a_full_list_holds_but_cannot_be_understood_stays_as_it_was() {
 }
 
 #[test]
-fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_none() {
+fn an_object_that_was_never_understood_is_obscure_until_it_is_or_goes() {
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    let kind = Kind::EndpointSlice;
+    cluster.apply(applied(slice("known", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    let names = ["known", "odd", "gone"].map(|name| ObjectKey::new("web", name));
+    let list = |cluster: &mut ClusterState, names: &[ObjectKey]| {
+        let mut dirty = Dirty::default();
+        cluster.apply(ObjectEvent::RelistStarted(kind), &mut dirty);
+        for key in names {
+            cluster.apply(ObjectEvent::Kept(kind, key.clone()), &mut dirty);
+        }
+        cluster.apply(ObjectEvent::RelistDone(kind), &mut dirty);
+        (cluster.obscure().iter().map(|(_, key)| key.name.to_string()).collect::<Vec<_>>(), dirty.view)
+    };
+    assert_eq!(list(&mut cluster, &names), (vec!["gone".to_owned(), "odd".to_owned()], true));
+    assert_eq!(list(&mut cluster, &names[..2]), (vec!["odd".to_owned()], true));
+    assert_eq!(list(&mut cluster, &[ObjectKey::unnamed(), names[1].clone()]).0, ["", "odd"]);
+    assert_eq!(list(&mut cluster, &names[1..2]).0, ["odd"]);
+    cluster.apply(applied(slice("odd", Some("a"), [10, 0, 0, 2])), &mut dirty);
+    assert!(cluster.obscure().is_empty());
+}
+
+#[test]
+fn a_pod_address_has_one_owner_and_completed_or_host_network_pods_have_none() {
     let pod = |name: &str, completed: bool, host_network: bool| {
         ObjectEvent::Applied(Object::Pod(Pod {
             key: ObjectKey::new("web", name),
@@ -97,11 +121,16 @@ fn a_pod_address_goes_to_the_newest_pod_and_completed_or_host_network_pods_have_
     let mut cluster = ClusterState::new();
     let mut dirty = Dirty::default();
     let ip = IpAddr::from([10, 0, 0, 1]);
-    cluster.apply(pod("old", false, false), &mut dirty);
-    cluster.apply(pod("new", false, false), &mut dirty);
-    cluster.apply(ObjectEvent::Deleted(Kind::Pod, ObjectKey::new("web", "old")), &mut dirty);
-    assert_eq!(cluster.pod_by_ip(ip).map(|pod| pod.key.name.to_string()), Some("new".to_owned()));
-    cluster.apply(pod("new", true, false), &mut dirty);
+    let owner = |cluster: &ClusterState| cluster.pod_by_ip(ip).map(|pod| pod.key.name.to_string());
+    // Whichever comes first; the other has it when that one goes.
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        cluster.apply(pod(first, false, false), &mut dirty);
+        cluster.apply(pod(second, false, false), &mut dirty);
+        assert_eq!(owner(&cluster), Some("a".to_owned()));
+        cluster.apply(ObjectEvent::Deleted(Kind::Pod, ObjectKey::new("web", "a")), &mut dirty);
+        assert_eq!(owner(&cluster), Some("b".to_owned()));
+    }
+    cluster.apply(pod("b", true, false), &mut dirty);
     assert!(cluster.pod_by_ip(ip).is_none());
     cluster.apply(pod("host", false, true), &mut dirty);
     assert!(cluster.pod_by_ip(ip).is_none());

@@ -1,4 +1,4 @@
-//! Which external and load-balancer addresses a service may have (`--strict-external-ip-validation`, GHSA-phqm-jgc3-qf8g).
+//! Which addresses a service may have; external and load-balancer ones (`--strict-external-ip-validation`, GHSA-phqm-jgc3-qf8g).
 
 use std::net::IpAddr;
 
@@ -29,20 +29,29 @@ impl AddressKind {
     }
 }
 
+/// The address in its plain form, or why no service can have it, whatever the ranges say.
+pub fn possible(address: IpAddr) -> Result<IpAddr, &'static str> {
+    // `::ffff:192.0.2.1` is an IPv4 address in other clothes, for the ranges and for the kernel.
+    let address = address.to_canonical();
+    // The node would answer for itself.
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return Err("unspecified, loopback and multicast addresses cannot be service addresses");
+    }
+    // kube-dummy-if has link-local addresses of its own, so nobody could tell when to take this one away again.
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return Err("link-local IPv6 addresses cannot be service addresses");
+    }
+    Ok(address)
+}
+
 /// The address, or why it is ignored.
 pub fn validate(text: &str, kind: AddressKind, config: &ProxyConfig) -> Result<IpAddr, String> {
     let reject = |why: &str| Err(format!("rejecting {} {text}: {why}", kind.field()));
     let Ok(address) = text.parse::<IpAddr>() else { return reject("not an IP address") };
-    // `::ffff:192.0.2.1` is an IPv4 address in other clothes, for the ranges and for the kernel.
-    let address = address.to_canonical();
-    // Never a service address, whatever the ranges say: the node would answer for itself.
-    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-        return reject("unspecified, loopback and multicast addresses cannot be service addresses");
-    }
-    // kube-dummy-if has link-local addresses of its own, so nobody could tell when to take this one away again.
-    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        return reject("link-local IPv6 addresses cannot be service addresses");
-    }
+    let address = match possible(address) {
+        Ok(address) => address,
+        Err(why) => return reject(why),
+    };
     if !config.strict_external_ips {
         return Ok(address);
     }

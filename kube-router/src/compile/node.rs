@@ -27,6 +27,11 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// A Node object has told something once.
+    fn is_known(&self) -> bool {
+        self.ipv4.is_some() || self.ipv6.is_some() || !self.pod_cidrs.is_empty()
+    }
+
     /// The node's address of the same family as `like`.
     pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
@@ -35,12 +40,16 @@ impl NodeView {
         }
     }
 
-    /// Addresses of the node itself: those of interfaces whose name does not contain dummy, kube or docker. They are
-    /// the members of kube-router-local-ips and what --nodeport-bindon-all-ip binds.
+    /// Addresses of the node itself: those of interfaces whose name does not contain dummy, kube or docker, and the
+    /// Node's own wherever they are, as the guard would take them for a service's alone. They are the members of
+    /// kube-router-local-ips and what --nodeport-bindon-all-ip binds.
     pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.host_addresses
             .iter()
-            .filter(|(name, _)| !["dummy", "kube", "docker"].iter().any(|word| name.contains(word)))
+            .filter(|(name, address)| {
+                self.address_like(*address) == Some(*address)
+                    || !["dummy", "kube", "docker"].iter().any(|word| name.contains(word))
+            })
             .map(|(_, address)| *address)
     }
 
@@ -54,7 +63,7 @@ impl NodeView {
             // An address of the host may be a service's or an endpoint's; a link-local one never is.
             || self.host_addresses.symmetric_difference(&before.host_addresses).any(|(_, address)| !is_link_local(*address));
         let node_ports = config.node_port_all_addresses && !self.local_addresses().eq(before.local_addresses());
-        move |service| all || (node_ports && service.ports.iter().any(|port| port.node_port != 0))
+        move |service| all || (node_ports && service.ports.iter().any(|port| service.has_node_port(port)))
     }
 
     /// Name of the interface that holds the node's primary address.
@@ -78,9 +87,13 @@ impl NodeView {
 }
 
 /// Digests our Node object. `node` is `None` while the API server has no object of our name.
+///
+/// What `last` has and the object no longer says stays, with a problem: a node that registers again has no object for a
+/// moment, then one without addresses or pod CIDRs, and its traffic must not pay for that.
 pub fn compile_node(
     name: &str,
     node: Option<&Node>,
+    last: &NodeView,
     host_addresses: &BTreeSet<(Box<str>, IpAddr)>,
     config: &ProxyConfig,
 ) -> (NodeView, Vec<Problem>) {
@@ -91,6 +104,11 @@ pub fn compile_node(
         problems.push(Problem { subject, reason, text });
     };
     let Some(node) = node else {
+        if last.is_known() {
+            let text = "there is no Node object of this name any more; its last addresses and pod CIDRs stay in use";
+            problem("NodeMissing", text.to_owned());
+            return (NodeView { host_addresses: view.host_addresses, ..last.clone() }, problems);
+        }
         problem(
             "NodeMissing",
             "there is no Node object of this name; node ports and masquerading are off until it appears. If the node \
@@ -107,7 +125,8 @@ pub fn compile_node(
             IpAddr::V6(_) => None,
         });
         if view.ipv4.is_none() {
-            problem("NodeWithoutAddress", no_address("IPv4", "--enable-ipv4=false"));
+            view.ipv4 = last.ipv4;
+            problem("NodeWithoutAddress", no_address("IPv4", "--enable-ipv4=false", view.ipv4.map(IpAddr::from)));
         }
     }
     if config.ipv6 {
@@ -116,7 +135,8 @@ pub fn compile_node(
             IpAddr::V4(_) => None,
         });
         if view.ipv6.is_none() {
-            problem("NodeWithoutAddress", no_address("IPv6", "--enable-ipv6=false"));
+            view.ipv6 = last.ipv6;
+            problem("NodeWithoutAddress", no_address("IPv6", "--enable-ipv6=false", view.ipv6.map(IpAddr::from)));
         }
     }
 
@@ -127,21 +147,26 @@ pub fn compile_node(
             format!("annotation {key} has {value:?}, which is not a CIDR; that entry is ignored"),
         );
     }
-    view.pod_cidrs = cidrs
-        .into_iter()
-        .filter(|cidr| match cidr {
-            IpNet::V4(_) => config.ipv4,
-            IpNet::V6(_) => config.ipv6,
-        })
-        .collect();
+    let enabled = |cidr: &IpNet| match cidr {
+        IpNet::V4(_) => config.ipv4,
+        IpNet::V6(_) => config.ipv6,
+    };
+    let cidrs: Vec<IpNet> = cidrs.into_iter().filter(enabled).collect();
+    // One inside another is part of it; the kernel's interval sets refuse what overlaps.
+    view.pod_cidrs = IpNet::aggregate(&cidrs).into_iter().collect();
+    if view.pod_cidrs.is_empty() && !last.pod_cidrs.is_empty() {
+        problem("NodeWithoutPodCidr", "the Node object has no pod CIDR any more; its last ones stay in use".to_owned());
+        view.pod_cidrs.clone_from(&last.pod_cidrs);
+    }
     (view, problems)
 }
 
-fn no_address(family: &str, flag: &str) -> String {
-    format!(
-        "status.addresses has no {family} address; node ports and masquerading of that family are off. Set one, or \
-         switch the family off with {flag}"
-    )
+fn no_address(family: &str, flag: &str, last: Option<IpAddr>) -> String {
+    let effect = match last {
+        Some(last) => format!("its last one, {last}, stays in use"),
+        None => "node ports and masquerading of that family are off".to_owned(),
+    };
+    format!("status.addresses has no {family} address; {effect}. Set one, or switch the family off with {flag}")
 }
 
 /// The pod CIDRs that masquerading spares: annotation pod-cidr, else pod-cidrs, else the spec.

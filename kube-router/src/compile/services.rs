@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     NodeView, Problem, Subject,
-    addresses::{AddressKind, validate},
+    addresses::{AddressKind, possible, validate},
     endpoints::Candidates,
     scheduler,
 };
@@ -28,6 +28,9 @@ use crate::{
 
 /// The value of label service.kubernetes.io/service-proxy-name that means us.
 const PROXY_NAME: &str = "kube-router";
+
+/// The API server's limit of `sessionAffinityConfig.clientIP.timeoutSeconds`; manifests have not been there.
+const LONGEST_AFFINITY_S: u32 = 86_400;
 
 /// Compiles one service. `None`: the proxy has nothing to do with it.
 pub fn compile_service<'a>(
@@ -55,6 +58,7 @@ struct Compiler<'a> {
     config: &'a ProxyConfig,
     /// Attributes shared by all of the service's virtual servers.
     template: Virtual,
+    cluster_addresses: Vec<IpAddr>,
     external_addresses: Vec<(Origin, IpAddr)>,
     state: ServiceState,
     healthy_local: BTreeSet<IpAddr>,
@@ -68,6 +72,7 @@ impl<'a> Compiler<'a> {
             node,
             config,
             template: Virtual::default(),
+            cluster_addresses: Vec::new(),
             external_addresses: Vec::new(),
             state: ServiceState { created_s: service.created_s, ..ServiceState::default() },
             healthy_local: BTreeSet::new(),
@@ -92,19 +97,27 @@ impl<'a> Compiler<'a> {
         for text in &service.bad_cluster_ips {
             self.problem("InvalidClusterIp", format!("clusterIP {text:?} is not an IP address and is ignored"));
         }
-        if service.cluster_ips.is_empty() {
+        for address in &service.cluster_ips {
+            match possible(*address) {
+                Ok(address) => self.cluster_addresses.push(address),
+                Err(why) => self.problem("InvalidClusterIp", format!("clusterIP {address} is ignored: {why}")),
+            }
+        }
+        if self.cluster_addresses.is_empty() {
             return false;
+        }
+        let persistence_s = service.affinity_timeout_s.map(|seconds| seconds.min(LONGEST_AFFINITY_S));
+        if persistence_s != service.affinity_timeout_s {
+            let text = format!(
+                "sessionAffinityConfig.clientIP.timeoutSeconds is more than {LONGEST_AFFINITY_S} (one day), which counts"
+            );
+            self.problem("InvalidAffinityTimeout", text);
         }
         let (scheduler, sched_flags, complaints) = scheduler::choose(&service.annotations);
         for (reason, text) in complaints {
             self.problem(reason, text);
         }
-        self.template = Virtual {
-            scheduler,
-            sched_flags,
-            persistence_s: service.affinity_timeout_s,
-            destinations: BTreeMap::new(),
-        };
+        self.template = Virtual { scheduler, sched_flags, persistence_s, destinations: BTreeMap::new() };
         self.collect_external_addresses();
         true
     }
@@ -188,26 +201,20 @@ impl<'a> Compiler<'a> {
         let internal_local = !forced && service.internal_traffic_policy == TrafficPolicy::Local;
         let external_local = forced || service.external_traffic_policy == TrafficPolicy::Local;
 
-        for address in &service.cluster_ips {
-            if !self.family_enabled(*address) {
-                continue;
+        for address in self.cluster_addresses.clone() {
+            if self.family_enabled(address) {
+                self.frontend(Origin::ClusterIp, address, port.port, port, &candidates, internal_local);
             }
-            self.frontend(Origin::ClusterIp, *address, port.port, port, &candidates, internal_local);
         }
         for (origin, address) in self.external_addresses.clone() {
             self.frontend(origin, address, port.port, port, &candidates, external_local);
         }
-        if self.has_node_port(port) {
+        if self.service.has_node_port(port) {
             for address in self.node_port_addresses() {
                 self.frontend(Origin::NodePort, address, port.node_port, port, &candidates, external_local);
             }
         }
         self.hairpins(port, &candidates);
-    }
-
-    /// A number that is left over from another type of the service does not count.
-    fn has_node_port(&self, port: &ServicePort) -> bool {
-        port.node_port != 0 && matches!(self.service.service_type, ServiceType::NodePort | ServiceType::LoadBalancer)
     }
 
     /// One address per family that the service uses, or every local one with --nodeport-bindon-all-ip (then of both
@@ -216,7 +223,7 @@ impl<'a> Compiler<'a> {
         if self.config.node_port_all_addresses {
             return self.node.local_addresses().filter(|address| self.family_enabled(*address)).collect();
         }
-        self.service.cluster_ips.iter().filter_map(|like| self.node.address_like(*like)).collect()
+        self.cluster_addresses.iter().filter_map(|like| self.node.address_like(*like)).collect()
     }
 
     fn frontend(
@@ -258,14 +265,14 @@ impl<'a> Compiler<'a> {
         if !(self.config.hairpin_all || annotations.hairpin) {
             return;
         }
-        let enabled = self.service.cluster_ips.iter().filter(|ip| self.family_enabled(**ip));
+        let enabled = self.cluster_addresses.iter().filter(|ip| self.family_enabled(**ip));
         let mut targets: Vec<(IpAddr, u16)> = enabled.map(|ip| (*ip, port.port)).collect();
         if annotations.hairpin_external_ips {
             let external = self.external_addresses.iter().filter(|(origin, _)| *origin == Origin::ExternalIp);
             targets.extend(external.map(|(_, ip)| (*ip, port.port)));
         }
-        if self.has_node_port(port) {
-            let primary = self.service.cluster_ips.iter().filter_map(|like| self.node.address_like(*like));
+        if self.service.has_node_port(port) {
+            let primary = self.cluster_addresses.iter().filter_map(|like| self.node.address_like(*like));
             targets.extend(primary.map(|ip| (ip, port.node_port)));
         }
         for (vip, number) in targets {

@@ -64,6 +64,11 @@ impl ObjectKey {
         ObjectKey { namespace: namespace.into(), name: name.into() }
     }
 
+    /// Stands for an object whose name cannot be read.
+    pub fn unnamed() -> Self {
+        ObjectKey::new("", "")
+    }
+
     /// Key of a cluster-scoped object.
     pub fn cluster(name: impl Into<Arc<str>>) -> Self {
         ObjectKey::new("", name)
@@ -130,6 +135,7 @@ pub enum ObjectEvent {
     /// The object is gone.
     Deleted(Kind, ObjectKey),
     /// The running list holds this object, but it cannot be understood (see `Rejected`): what is known of it stays.
+    /// [`ObjectKey::unnamed`]: not even its name can.
     Kept(Kind, ObjectKey),
     /// The full list of this kind is through.
     RelistDone(Kind),

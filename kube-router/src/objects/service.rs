@@ -69,3 +69,10 @@ pub struct Service {
     pub headless_label: bool,
     pub annotations: ServiceAnnotations,
 }
+
+impl Service {
+    /// A number that is left over from another type of the service does not count.
+    pub fn has_node_port(&self, port: &ServicePort) -> bool {
+        port.node_port != 0 && matches!(self.service_type, ServiceType::NodePort | ServiceType::LoadBalancer)
+    }
+}

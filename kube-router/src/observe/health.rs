@@ -37,7 +37,8 @@ pub enum Readiness {
     Ready,
     /// The first full lists of these kinds are not through.
     WaitingFor(Vec<Kind>),
-    /// All lists are there; the first sync with the kernel is not done or not without failure.
+    /// All lists are there; the first sync with the kernel is not done, or a part of the kernel failed as a whole. An
+    /// order that is refused is a problem of its service, not of the node.
     Syncing,
 }
 
@@ -77,13 +78,9 @@ impl Pulse {
         self.watched.fetch_or(bit(kind), Release);
     }
 
-    /// The full list of `kind` is through (`RelistDone`), or is being read again.
-    pub fn set_complete(&self, kind: Kind, complete: bool) {
-        if complete {
-            self.complete.fetch_or(bit(kind), Release);
-        } else {
-            self.complete.fetch_and(!bit(kind), Release);
-        }
+    /// The first full list of `kind` is through (`RelistDone`). Never taken back.
+    pub fn set_complete(&self, kind: Kind) {
+        self.complete.fetch_or(bit(kind), Release);
     }
 
     /// Every watched kind, and whether its full list is through.
@@ -191,14 +188,13 @@ mod tests {
         pulse.watch(Kind::Service);
         pulse.watch(Kind::EndpointSlice);
         pulse.watch(Kind::Node);
-        pulse.set_complete(Kind::Node, true);
+        pulse.set_complete(Kind::Node);
         assert_eq!(pulse.readiness().to_string(), "waiting for the first full list of Service, EndpointSlice");
-        pulse.set_complete(Kind::Service, true);
-        pulse.set_complete(Kind::EndpointSlice, true);
+        pulse.set_complete(Kind::Service);
+        pulse.set_complete(Kind::EndpointSlice);
         assert_eq!(pulse.readiness(), Readiness::Syncing);
         pulse.set_ready();
-        pulse.set_complete(Kind::Service, false);
         assert_eq!(pulse.readiness(), Readiness::Ready);
-        assert_eq!(pulse.watches().filter(|(_, complete)| *complete).count(), 2);
+        assert_eq!(pulse.watches().filter(|(_, complete)| *complete).count(), 3);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{borrow::Cow, fmt::Write, net::SocketAddr};
 
-use super::{DestinationRow, ServiceRow};
+use super::{DestinationRow, ProblemRow, ServiceRow};
 
+const PROBLEM_HEADINGS: [&str; 3] = ["SUBJECT", "REASON", "TEXT"];
 const HEADINGS: [&str; 6] = ["SERVICE", "PORT NAME", "ORIGIN", "VIRTUAL SERVER", "SCHEDULER", "DESTINATIONS"];
 /// Between columns.
 const GAP: usize = 2;
@@ -13,10 +14,7 @@ pub fn services(rows: &[ServiceRow]) -> String {
     let mut rows: Vec<&ServiceRow> = rows.iter().collect();
     rows.sort_by_key(|row| (&row.service, row.address, row.protocol, row.port));
     let lines: Vec<[Cow<'_, str>; 6]> = rows.iter().map(|row| columns(row)).collect();
-    let widths: [usize; 6] = std::array::from_fn(|column| {
-        let cells = lines.iter().map(|line| line[column].chars().count());
-        cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
-    });
+    let widths = widths(&HEADINGS, &lines);
     let mut text = String::new();
     write_line(&mut text, &HEADINGS, &widths);
     for (row, line) in rows.iter().zip(&lines) {
@@ -26,6 +24,25 @@ pub fn services(rows: &[ServiceRow]) -> String {
         }
     }
     text
+}
+
+/// The table of `kube-router dump problems`, sorted by subject.
+pub fn problems(rows: &[ProblemRow]) -> String {
+    let cells = |row: &ProblemRow| [&row.subject, &row.reason, &row.text].map(|cell| printable(cell.clone().into()));
+    let mut lines: Vec<[Cow<'_, str>; 3]> = rows.iter().map(cells).collect();
+    lines.sort();
+    let widths = widths(&PROBLEM_HEADINGS, &lines);
+    let mut text = String::new();
+    write_line(&mut text, &PROBLEM_HEADINGS, &widths);
+    lines.iter().for_each(|line| write_line(&mut text, line, &widths));
+    text
+}
+
+fn widths<const N: usize>(headings: &[&str; N], lines: &[[Cow<'_, str>; N]]) -> [usize; N] {
+    std::array::from_fn(|column| {
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.chain([headings[column].len()]).max().unwrap_or(0)
+    })
 }
 
 fn columns(row: &ServiceRow) -> [Cow<'_, str>; 6] {
@@ -126,6 +143,24 @@ web/web-frontend  http       ClusterIP  tcp 10.1.0.1:443           rr           
         let table = services(&[nasty]);
         assert_eq!(table.lines().count(), 2);
         assert!(!table.contains('\u{1b}'), "{table:?}");
+    }
+
+    #[test]
+    fn problems_line_up_sorted_and_in_one_line_each() {
+        let row = |subject: &str, text: &str| ProblemRow {
+            subject: subject.into(),
+            reason: "InvalidPort".into(),
+            text: text.into(),
+        };
+        let table = problems(&[row("Service web/b", "no\n\u{1b}[2J"), row("Node n", "port 0")]);
+        assert_eq!(
+            table,
+            "\
+SUBJECT        REASON       TEXT
+Node n         InvalidPort  port 0
+Service web/b  InvalidPort  no\\n\\u{1b}[2J
+"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Backend, FirewallOp, Guard, IpvsOp, NetOp, Observed, Plan, Stage, UdpFlow};
+use super::{Backend, FirewallOp, Guard, IpvsOp, NetOp, Observed, Plan, Spared, Stage, UdpFlow};
 use crate::{
     desired::{Desired, SetElement, SetName, Virtual, VirtualKey},
     objects::Protocol,
@@ -48,10 +48,15 @@ impl<'a> Builder<'a> {
         if !firewall.ipsets_exist {
             self.ruleset.push(FirewallOp::EnsureIpsets);
         }
-        let reshape = firewall.ruleset.as_ref() != Some(&self.desired.ruleset) && self.guard.deletions;
+        let known = self.guard.deletions && self.guard.spared.is_none_or(|spared| !spared.ruleset);
+        let reshape = firewall.ruleset.as_ref() != Some(&self.desired.ruleset) && known;
         if reshape || firewall.ruleset.is_none() {
             self.ruleset.push(FirewallOp::SetRuleset(self.desired.ruleset.clone()));
         }
+    }
+
+    fn may_go(&self, is_spared: impl FnOnce(&Spared) -> bool) -> bool {
+        self.guard.deletions && !self.guard.spared.is_some_and(is_spared)
     }
 
     pub fn link(&mut self) {
@@ -76,7 +81,7 @@ impl<'a> Builder<'a> {
             }
             (None, Some(there)) => {
                 let excluded = self.guard.excluded.iter().any(|cidr| cidr.contains(&key.address));
-                if self.guard.deletions && !excluded {
+                if self.may_go(|spared| spared.server(key)) && !excluded {
                     self.ipvs_delete.push(IpvsOp::DeleteServer { key: *key });
                     self.flush(key, there.destinations.keys().copied());
                 }
@@ -101,7 +106,9 @@ impl<'a> Builder<'a> {
             return;
         }
         for (destination, weight) in &there.destinations {
-            if wanted.destinations.contains_key(destination) {
+            if wanted.destinations.contains_key(destination)
+                || !self.may_go(|spared| spared.destination(&key, destination))
+            {
                 continue;
             }
             match self.guard.drained {
@@ -143,7 +150,7 @@ impl<'a> Builder<'a> {
             if source.is_some() && (!bound || net.local_routes.get(&address) != Some(&source)) {
                 self.net_add.push(NetOp::SetLocalRoute { vip: address, source });
             }
-        } else if self.guard.deletions {
+        } else if self.may_go(|spared| spared.address(&address)) {
             if bound {
                 self.net_delete.push(NetOp::DeleteAddress(address));
             }
@@ -163,7 +170,7 @@ impl<'a> Builder<'a> {
         if wanted {
             let rank = u8::from(element.set() == SetName::ServiceIps);
             self.add_elements.insert((rank, element));
-        } else if self.guard.deletions {
+        } else if self.may_go(|spared| spared.element(&element)) {
             if element.set() == SetName::ServicePorts {
                 self.shut_elements.insert(element);
             } else {

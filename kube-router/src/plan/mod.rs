@@ -13,6 +13,7 @@
 mod diff;
 pub mod model;
 mod ops;
+mod spared;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,8 @@ use ipnet::IpNet;
 
 pub use model::Observed;
 pub use ops::{Backend, FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, Sysctl, UdpFlow};
+
+pub use spared::Spared;
 
 use crate::desired::{Changes, Desired, Destination, SetElement, VirtualKey};
 use diff::Builder;
@@ -72,6 +75,8 @@ impl Plan {
 pub struct Guard<'a> {
     /// The view of the cluster is complete: what nobody wants may go. Otherwise orders only add.
     pub deletions: bool,
+    /// This stays even then.
+    pub spared: Option<&'a Spared>,
     /// Destinations are drained (weight 0) before they go; these have been drained long enough. `None`: no draining.
     pub drained: Option<&'a BTreeSet<(VirtualKey, Destination)>>,
     /// `--excluded-cidrs`: virtual servers in here are never removed.

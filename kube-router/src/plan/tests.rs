@@ -12,7 +12,7 @@ use crate::{
     objects::{ObjectKey, Protocol},
 };
 
-const FULL: Guard<'static> = Guard { deletions: true, drained: None, excluded: &[] };
+const FULL: Guard<'static> = Guard { deletions: true, spared: None, drained: None, excluded: &[] };
 
 fn ip(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 96, 0, last))

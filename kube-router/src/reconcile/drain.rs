@@ -36,7 +36,7 @@ impl Drains {
     /// Begins to drain, unless it is being drained already.
     pub fn begin(&mut self, key: Key, now_ms: u64, period_ms: u64) {
         self.deadlines.entry(key).or_insert(now_ms.saturating_add(period_ms));
-        self.next_check_ms.get_or_insert(now_ms + CHECK_INTERVAL_MS);
+        self.next_check_ms.get_or_insert(now_ms.saturating_add(CHECK_INTERVAL_MS));
     }
 
     /// The destination is wanted again or gone.
@@ -87,7 +87,7 @@ impl Drains {
         if self.next_check_ms.is_none_or(|at| now_ms < at) {
             return BTreeSet::new();
         }
-        self.next_check_ms = Some(now_ms + CHECK_INTERVAL_MS);
+        self.next_check_ms = Some(now_ms.saturating_add(CHECK_INTERVAL_MS));
         self.deadlines.keys().map(|(server, _)| *server).collect()
     }
 

@@ -122,6 +122,9 @@ impl Driver {
                 }
                 _ => continue,
             };
+            if self.stopped() {
+                return Ok(());
+            }
             self.outputs.pulse.rest();
             let wake = async {
                 match until_ms {
@@ -161,15 +164,23 @@ impl Driver {
             record(&event);
         }
         if let ObjectEvent::RelistDone(kind) = &event {
-            self.outputs.pulse.set_complete(*kind, true);
+            self.outputs.pulse.set_complete(*kind);
         }
         self.churn += 1;
         self.reconciler.handle_event(event);
     }
 
-    /// Carries out commands until there is nothing to do, and returns what to wait for.
+    fn stopped(&self) -> bool {
+        *self.inputs.stop.borrow()
+    }
+
+    /// Carries out commands until there is nothing to do, and returns what to wait for. Ends between two steps when the
+    /// loop is told to stop: every prefix of a plan is safe, and the next agent goes on from there.
     pub fn settle(&mut self) -> Command {
         loop {
+            if self.stopped() {
+                return Command::Wait { until_ms: None };
+            }
             let now_ms = clock::uptime_ms();
             match self.reconciler.poll(now_ms) {
                 Command::Observe => {
@@ -190,7 +201,7 @@ impl Driver {
                         let result = self.apply(&part);
                         let broken = result.is_err();
                         self.reconciler.handle_applied(&part, result, clock::uptime_ms());
-                        if broken {
+                        if broken || self.stopped() {
                             break;
                         }
                     }
@@ -291,8 +302,8 @@ impl Driver {
     }
 
     fn read_addresses(&mut self) {
-        match self.planes.net.observe() {
-            Ok(net) => self.reconciler.handle_host_addresses(net.host_addresses),
+        match self.planes.net.host_addresses() {
+            Ok(addresses) => self.reconciler.handle_host_addresses(addresses),
             Err(error) => debug!(%error, "the host's addresses could not be read; the next full pass will"),
         }
     }
@@ -496,6 +507,35 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         driver.settle();
         assert!(!refused(&mut driver) && driver.timeouts.is_none());
+    }
+
+    /// Every pod's veth brings an address.
+    #[test]
+    fn the_host_s_addresses_are_read_without_looking_at_all_else() {
+        let kernel = FakeKernel::new();
+        let mut driver = driver(&kernel, 0);
+        driver.settle();
+        kernel.0.borrow_mut().kernel.net.host_addresses.insert(("eth0".into(), [192, 0, 2, 1].into()));
+        // An observation would fail and be counted.
+        kernel.0.borrow_mut().broken_observations = 1;
+        driver.read_addresses();
+        driver.reconciler.poll(0);
+        assert_eq!(kernel.0.borrow().broken_observations, 1);
+        assert_eq!(driver.reconciler.node().local_addresses().count(), 1);
+    }
+
+    /// Somebody who ends the agent does not wait for a whole cluster.
+    #[test]
+    fn a_loop_that_is_told_to_stop_goes_no_further() {
+        let kernel = FakeKernel::new();
+        let mut driver = driver(&kernel, 0);
+        let (stop, stopped) = watch::channel(true);
+        driver.inputs.stop = stopped;
+        driver.settle();
+        assert_eq!(kernel.0.borrow().seen, 0);
+        stop.send_replace(false);
+        driver.settle();
+        assert!(kernel.0.borrow().seen > 0);
     }
 
     #[test]

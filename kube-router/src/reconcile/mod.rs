@@ -37,14 +37,17 @@ use crate::{
     config::ProxyConfig,
     desired::{Changes, Desired, Destination, VirtualKey},
     objects::{Kind, ObjectEvent, ObjectKey},
-    plan::{Guard, Observed, Plan, Stage, plan_changes},
+    plan::{Guard, Observed, Plan, Spared, Stage, plan_changes},
 };
-use backoff::Backoff;
+use backoff::{Backoff, Refusals};
 use drain::Drains;
 use problems::{Problems, Reporter};
 
 /// Kinds that the service proxy cannot do without. Pods only refine drain times.
 pub const PROXY_KINDS: [Kind; 3] = [Kind::Node, Kind::Service, Kind::EndpointSlice];
+
+/// Obscure objects told by name in one problem.
+const MOST_NAMED: usize = 5;
 
 /// What the driver must do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +98,14 @@ pub struct Reconciler {
     pass: Option<Pass>,
     finished: Vec<Pass>,
     foreign: Foreign,
+    /// Set while objects are obscure that were so when the kernel was first compared with a complete view.
+    spared: Option<Spared>,
+    /// That comparison is through: what is in the kernel from now on is ours or nobody's.
+    sorted: bool,
     drains: Drains,
     problems: Problems,
     backoff: Backoff,
+    refusals: Refusals,
     give_up_at_ms: u64,
     started: bool,
     /// A full pass is due then.
@@ -126,9 +134,12 @@ impl Reconciler {
             pass: None,
             finished: Vec::new(),
             foreign: Foreign::default(),
+            spared: None,
+            sorted: false,
             drains: Drains::default(),
             problems: Problems::default(),
             backoff: Backoff::default(),
+            refusals: Refusals::default(),
             give_up_at_ms: now_ms.saturating_add(u64::try_from(cache_sync_timeout.as_millis()).unwrap_or(u64::MAX)),
             started: false,
             full_at_ms: now_ms,
@@ -192,9 +203,45 @@ impl Reconciler {
         Command::Wait { until_ms: Some(until) }
     }
 
+    fn is_complete(&self) -> bool {
+        PROXY_KINDS.into_iter().all(|kind| self.cluster.is_complete(kind))
+    }
+
+    /// The objects that nobody understood and that the proxy needs, with their kinds.
+    fn obscure(&self) -> impl Iterator<Item = &(Kind, ObjectKey)> {
+        let ours = |(kind, key): &&(Kind, ObjectKey)| match kind {
+            Kind::Node => *key.name == *self.node_name || *key == ObjectKey::unnamed(),
+            kind => PROXY_KINDS.contains(kind),
+        };
+        self.cluster.obscure().iter().filter(ours)
+    }
+
+    /// Decides at a full pass what stays for the sake of objects that nobody understood.
+    fn spare(&mut self, observed: &Observed) {
+        if self.obscure().next().is_none() {
+            self.spared = None;
+            self.sorted |= self.is_complete();
+        } else if let Some(spared) = &mut self.spared {
+            spared.forget_wanted(&self.desired);
+        } else if !self.sorted && self.is_complete() {
+            // A slice's services are in its namespace.
+            let slices = self.obscure().filter(|(kind, _)| *kind == Kind::EndpointSlice);
+            let spaces: BTreeSet<&str> = slices.map(|(_, slice)| &*slice.namespace).collect();
+            let lacks = |service: &ObjectKey| spaces.contains(&*service.namespace) || spaces.contains("");
+            let mut spared = Spared::unwanted(&self.desired, observed, lacks);
+            spared.ruleset = self.cluster.node(&self.node_name).is_none()
+                && self.obscure().any(|(kind, _)| *kind == Kind::Node)
+                && observed.firewall.ruleset.as_ref().is_some_and(|there| *there != self.desired.ruleset);
+            self.spared = Some(spared);
+            self.sorted = true;
+        }
+        self.dirty.view = true;
+    }
+
     fn guard(&self) -> Guard<'_> {
         Guard {
-            deletions: PROXY_KINDS.into_iter().all(|kind| self.cluster.is_complete(kind)),
+            deletions: self.is_complete(),
+            spared: self.spared.as_ref(),
             drained: self.config.graceful_period.map(|_| self.drains.over()),
             excluded: &self.config.excluded_cidrs,
         }
@@ -219,7 +266,7 @@ impl Reconciler {
 
     fn compile_node(&mut self) {
         let node = self.cluster.node(&self.node_name);
-        let (view, problems) = compile_node(&self.node_name, node, &self.host_addresses, &self.config);
+        let (view, problems) = compile_node(&self.node_name, node, &self.node, &self.host_addresses, &self.config);
         self.problems.report(Reporter::Node, problems);
         let ruleset = view.ruleset(&self.config);
         let local_ips: BTreeSet<IpAddr> = view.local_addresses().collect();
@@ -271,6 +318,23 @@ impl Reconciler {
 
     fn report_view(&mut self) {
         let mut problems: Vec<Problem> = Vec::new();
+        if let Some(spared) = &self.spared {
+            let names: Vec<String> = self.obscure().take(MOST_NAMED).map(|(kind, key)| name(*kind, key)).collect();
+            if names.is_empty() {
+                // Mended: what nobody wants may go now.
+                self.full_at_ms = 0;
+            } else if !spared.is_empty() {
+                problems.push(Problem {
+                    subject: Subject::Kernel("kernel"),
+                    reason: "RemovalsHeld",
+                    text: format!(
+                        "what was found at the start and no object wants stays, as it may belong to an object that \
+                         cannot be understood: {}",
+                        names.join(", ")
+                    ),
+                });
+            }
+        }
         for (kind, reason) in self.cluster.unavailable() {
             let effect = if PROXY_KINDS.contains(kind) && !self.cluster.is_complete(*kind) {
                 "; the service proxy only adds and deletes nothing until it can be read"
@@ -336,4 +400,8 @@ impl Reconciler {
             None => self.config.graceful_period.unwrap_or_default().as_millis() as u64,
         }
     }
+}
+
+fn name(kind: Kind, key: &ObjectKey) -> String {
+    if *key == ObjectKey::unnamed() { format!("a {kind}, or what may be one") } else { format!("{kind} {key}") }
 }

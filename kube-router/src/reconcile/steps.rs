@@ -1,6 +1,6 @@
 //! The answers to orders: what the kernel holds now, what was refused, what follows from it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     Foreign, Pass, Reconciler,
@@ -57,6 +57,7 @@ impl Reconciler {
         self.full_at_ms = now_ms.saturating_add(self.period_ms());
         self.resume_drains(&observed, now_ms);
         self.pending = Default::default();
+        self.spare(&observed);
         let plan = plan_foundation(&self.desired, &observed, self.guard());
         self.foreign = foreign(&plan.stages, &observed);
         self.problems.report(Reporter::Kernel, Vec::new());
@@ -105,53 +106,35 @@ impl Reconciler {
             Ok(failures) => failures,
             Err(error) => return self.plane_failed(&error, now_ms),
         };
-        let failed: BTreeMap<usize, &OpFailure> = failures.iter().map(|failure| (failure.index, failure)).collect();
-        let refused = |index: usize| failed.get(&index).copied();
-        let mut problems = Vec::new();
+        let Some(mut observed) = self.observed.take() else { return };
+        let refused: BTreeSet<usize> = failures.iter().map(|failure| failure.index).collect();
+        for order in orders(stage).enumerate().filter(|(index, _)| !refused.contains(index)).map(|(_, order)| order) {
+            // The model may lack what the kernel had: the next look mends that.
+            let _ = match order {
+                Order::Ipvs(op) => {
+                    self.note_drain(op, now_ms);
+                    observed.ipvs.carry_out(op)
+                }
+                Order::Net(op) => observed.net.carry_out(op),
+                Order::Firewall(op) => observed.firewall.carry_out(op),
+            };
+        }
         if let Some(pass) = &mut self.pass {
             pass.refused += failures.len();
         }
-        let Some(mut observed) = self.observed.take() else { return };
-        match stage {
-            Stage::Ipvs(ops) => {
-                for (index, op) in ops.iter().enumerate() {
-                    match refused(index) {
-                        None => {
-                            let _ = observed.ipvs.carry_out(op);
-                            self.note_drain(op, now_ms);
-                        }
-                        Some(failure) => {
-                            problems.push(describe(&self.desired, &self.node, Order::Ipvs(op), failure));
-                            // One that is there already answers: only our view lacked it, and the next look mends that.
-                            if let IpvsOp::AddServer { key, .. } = op
-                                && failure.refusal.errno != libc::EEXIST
-                            {
-                                self.shut(key);
-                            }
-                        }
-                    }
-                }
+        let mut problems = Vec::new();
+        for failure in &failures {
+            let Some(order) = orders(stage).nth(failure.index) else { continue };
+            match order {
+                // Its server's refusal says why.
+                Order::Ipvs(IpvsOp::AddDestination { key, .. }) if !observed.ipvs.servers.contains_key(key) => continue,
+                // One that is there already answers: only our view lacked it, and the next look mends that.
+                Order::Ipvs(IpvsOp::AddServer { key, .. }) if failure.refusal.errno != libc::EEXIST => self.shut(key),
+                _ => {}
             }
-            Stage::Net(ops) => {
-                for (index, op) in ops.iter().enumerate() {
-                    match refused(index) {
-                        None => drop(observed.net.carry_out(op)),
-                        Some(failure) => problems.push(describe(&self.desired, &self.node, Order::Net(op), failure)),
-                    }
-                }
-            }
-            Stage::Firewall(ops) => {
-                for (index, op) in ops.iter().enumerate() {
-                    match refused(index) {
-                        None => drop(observed.firewall.carry_out(op)),
-                        Some(failure) => {
-                            problems.push(describe(&self.desired, &self.node, Order::Firewall(op), failure));
-                        }
-                    }
-                }
-            }
-            Stage::Conntrack(_) => {}
+            problems.push(describe(&self.desired, &self.node, order, failure));
         }
+        problems.iter().for_each(|problem| self.refusals.note(problem.clone()));
         self.problems.extend(Reporter::Kernel, problems);
         self.observed = Some(observed);
     }
@@ -185,7 +168,7 @@ impl Reconciler {
         self.uncompared = Default::default();
         self.pass = None;
         self.observed = None;
-        self.full_at_ms = now_ms + self.backoff.fail();
+        self.full_at_ms = now_ms.saturating_add(self.backoff.fail());
         let (subject, reason) = match error {
             PlaneError::Unavailable { what, .. } => (*what, "KernelFeatureMissing"),
             PlaneError::Netlink { what, .. } => (*what, "KernelRefused"),
@@ -201,13 +184,18 @@ impl Reconciler {
 
     pub(super) fn finish_pass(&mut self, now_ms: u64) {
         let Some(pass) = self.pass.take() else { return };
-        if pass.refused > 0 {
-            self.full_at_ms = self.full_at_ms.min(now_ms + self.backoff.fail());
-        } else if pass.full {
+        let period_ms = self.period_ms();
+        let retry = if pass.full {
             self.backoff.succeed();
             self.synced_once = true;
             // The period counts from the end: a pass that takes longer would leave no time for events and signals.
-            self.full_at_ms = self.full_at_ms.max(now_ms.saturating_add(self.period_ms()));
+            self.full_at_ms = self.full_at_ms.max(now_ms.saturating_add(period_ms));
+            self.refusals.after_full(period_ms)
+        } else {
+            self.refusals.after_change(period_ms)
+        };
+        if let Some(delay) = retry {
+            self.full_at_ms = self.full_at_ms.min(now_ms.saturating_add(delay));
         }
         self.finished.push(pass);
     }
@@ -222,7 +210,7 @@ impl Reconciler {
         std::mem::take(&mut self.foreign)
     }
 
-    /// Every wanted order was carried out at least once.
+    /// A full pass came to its end: every wanted order was carried out, or is a problem that stands.
     pub fn is_ready(&self) -> bool {
         self.synced_once
     }
@@ -258,10 +246,21 @@ impl Reconciler {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Order<'a> {
     Ipvs(&'a IpvsOp),
     Net(&'a NetOp),
     Firewall(&'a FirewallOp),
+}
+
+/// The orders of a stage; flows to flush are never refused and change nothing that we look at.
+fn orders(stage: &Stage) -> Box<dyn Iterator<Item = Order<'_>> + '_> {
+    match stage {
+        Stage::Ipvs(ops) => Box::new(ops.iter().map(Order::Ipvs)),
+        Stage::Net(ops) => Box::new(ops.iter().map(Order::Net)),
+        Stage::Firewall(ops) => Box::new(ops.iter().map(Order::Firewall)),
+        Stage::Conntrack(_) => Box::new(std::iter::empty()),
+    }
 }
 
 /// A refused order becomes a problem of the object that wanted it.

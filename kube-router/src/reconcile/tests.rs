@@ -202,6 +202,77 @@ fn a_forbidden_kind_lets_the_proxy_add_but_never_delete() {
     assert_eq!(rig.servers()[&vip(1, Protocol::Tcp)].len(), 1);
 }
 
+/// A new agent cannot understand service 3, nor one slice of another namespace.
+#[test]
+fn what_may_belong_to_an_object_that_was_never_understood_stays_and_the_rest_goes_on() {
+    let kernel = FakeKernel::new();
+    let mut first = Rig::new(ProxyConfig::default(), kernel.clone());
+    first.send(cluster()).settle();
+    let before = first.servers();
+    let mut rig = Rig::new(ProxyConfig::default(), kernel);
+    rig.send([ObjectEvent::RelistStarted(Kind::Service), ObjectEvent::RelistStarted(Kind::EndpointSlice), node()]);
+    rig.send([service(1, Protocol::Tcp), slice(1, Protocol::Tcp, &[1]), service(2, Protocol::Tcp)]);
+    rig.send([slice(2, Protocol::Tcp, &[1, 2]), slice(3, Protocol::Tcp, &[1, 2])]);
+    rig.send([
+        ObjectEvent::Kept(Kind::Service, name(3)),
+        ObjectEvent::Kept(Kind::EndpointSlice, ObjectKey::new("other", "odd")),
+    ]);
+    rig.send(synced()).settle();
+    let (one, two, three) = (vip(1, Protocol::Tcp), vip(2, Protocol::Tcp), vip(3, Protocol::Tcp));
+    assert_eq!(rig.servers()[&three], before[&three]);
+    assert!(rig.kernel.0.borrow().kernel.net.dummy_addresses.contains(&three.address));
+    assert!(rig.kernel.0.borrow().kernel.firewall.nft.contains(&SetElement::ServicePort(three)));
+    assert_eq!(rig.servers()[&one].len(), 1, "the slices of namespace web are all known");
+    assert!(rig.reasons().contains(&"RemovalsHeld") && rig.reconciler.is_ready());
+    // Others come and go meanwhile, also over full passes.
+    rig.send([ObjectEvent::Deleted(Kind::Service, name(2)), service(4, Protocol::Tcp)]).settle();
+    rig.pass_time(300_000);
+    rig.send([ObjectEvent::Deleted(Kind::Service, name(4))]).settle();
+    let expected = [one, three].map(|key| key.address).into();
+    let addresses: BTreeSet<IpAddr> = rig.kernel.0.borrow().kernel.net.dummy_addresses.clone();
+    assert_eq!(addresses, expected);
+    assert!(!rig.servers().contains_key(&two));
+    // The slice and the service are gone: so is everything else.
+    rig.send([
+        ObjectEvent::Deleted(Kind::Service, name(3)),
+        ObjectEvent::Deleted(Kind::EndpointSlice, ObjectKey::new("other", "odd")),
+    ]);
+    rig.settle();
+    assert!(!rig.servers().contains_key(&three));
+    assert_eq!(rig.reasons(), [""; 0]);
+}
+
+#[test]
+fn a_slice_that_was_never_understood_keeps_the_endpoints_of_its_namespace() {
+    let kernel = FakeKernel::new();
+    Rig::new(ProxyConfig::default(), kernel.clone()).send(cluster()).settle();
+    let before = kernel.observe().unwrap();
+    let mut rig = Rig::new(ProxyConfig::default(), kernel);
+    rig.send(
+        cluster().into_iter().filter(
+            |event| !matches!(event, ObjectEvent::Applied(Object::EndpointSlice(slice)) if slice.key == name(2)),
+        ),
+    );
+    rig.send([ObjectEvent::Kept(Kind::EndpointSlice, name(2))]);
+    assert_eq!(rig.settle(), 0);
+    assert_eq!(rig.kernel.observe().unwrap(), before);
+    rig.send([slice(2, Protocol::Tcp, &[1])]).settle();
+    rig.settle();
+    assert_eq!(rig.servers()[&vip(2, Protocol::Tcp)].len(), 1);
+}
+
+/// Our own Node: without it there would be neither node ports nor source NAT.
+#[test]
+fn a_node_that_was_never_understood_changes_no_rule() {
+    let config = || ProxyConfig { masquerade_outside_pod_cidrs: true, ..ProxyConfig::default() };
+    let kernel = FakeKernel::new();
+    Rig::new(config(), kernel.clone()).send(cluster()).settle();
+    let mut rig = Rig::new(config(), kernel);
+    rig.send(cluster().split_off(1)).send([ObjectEvent::Kept(Kind::Node, ObjectKey::cluster("n1"))]);
+    assert_eq!(rig.settle(), 0);
+    assert_eq!(rig.reasons(), ["NodeMissing", "RemovalsHeld"]);
+}
+
 #[test]
 fn a_restart_with_nothing_to_do_writes_nothing() {
     let kernel = FakeKernel::new();
@@ -209,6 +280,18 @@ fn a_restart_with_nothing_to_do_writes_nothing() {
     let mut again = Rig::new(ProxyConfig::default(), kernel);
     assert_eq!(again.send(cluster()).settle(), 0);
     assert_eq!(again.pass_time(300_000), 0, "nor does the periodic pass");
+}
+
+#[test]
+fn a_node_that_registers_again_keeps_its_node_ports() {
+    let mut rig =
+        Rig::new(ProxyConfig { masquerade_outside_pod_cidrs: true, ..ProxyConfig::default() }, FakeKernel::new());
+    rig.send(cluster()).settle();
+    rig.send([ObjectEvent::Deleted(Kind::Node, ObjectKey::cluster("n1"))]);
+    assert_eq!(rig.settle() + rig.pass_time(300_000), 0);
+    assert_eq!(rig.reasons(), ["NodeMissing"]);
+    rig.send([node()]).settle();
+    assert_eq!(rig.reasons(), [""; 0]);
 }
 
 #[test]
@@ -339,6 +422,90 @@ fn a_virtual_server_that_cannot_be_made_is_not_left_open() {
     rig.pass_time(30_000);
     assert!(rig.servers().contains_key(&vip(9, Protocol::Tcp)));
     assert!(!rig.reasons().contains(&"KernelRefused"));
+}
+
+/// A kernel without the scheduler of one service, for example.
+struct Stubborn(FakeKernel);
+
+impl Stubborn {
+    /// Refuses every order for the virtual server of service 2.
+    fn settle(&self, rig: &mut Rig) -> usize {
+        let mut looks = 0;
+        loop {
+            match rig.reconciler.poll(rig.now_ms) {
+                Command::Observe => {
+                    looks += 1;
+                    rig.reconciler.handle_observed(self.0.observe(), rig.now_ms);
+                }
+                Command::Apply(Stage::Ipvs(ops)) => {
+                    let mut failures = Vec::new();
+                    for (index, op) in ops.iter().enumerate() {
+                        if format!("{op:?}").contains("10.1.0.2") {
+                            let refusal = crate::nl::Refusal { errno: libc::ENOENT, text: "".into() };
+                            failures.push(crate::apply::OpFailure { index, refusal });
+                        } else {
+                            let refused = self.0.apply(&Stage::Ipvs(vec![op.clone()])).unwrap();
+                            failures.extend(
+                                refused.into_iter().map(|failure| crate::apply::OpFailure { index, ..failure }),
+                            );
+                        }
+                    }
+                    rig.reconciler.handle_applied(&Stage::Ipvs(ops), Ok(failures), rig.now_ms);
+                }
+                Command::Apply(stage) => {
+                    let result = self.0.apply(&stage);
+                    rig.reconciler.handle_applied(&stage, result, rig.now_ms);
+                }
+                _ => return looks,
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_that_the_kernel_refuses_for_ever_holds_up_nobody() {
+    let kernel = FakeKernel::new();
+    let mut rig = Rig::new(ProxyConfig::default(), kernel.clone());
+    let kernel = Stubborn(kernel);
+    rig.send(cluster());
+    kernel.settle(&mut rig);
+    assert!(rig.reconciler.is_ready());
+    let told: Vec<String> = rig.reconciler.problems().iter().map(|problem| problem.text.clone()).collect();
+    assert_eq!(told.len(), 1, "not its destinations too: {told:?}");
+    // 1 s, doubling, to the period: nine looks in the first 511 s, then one in 300 s.
+    let mut looks = 0;
+    for _ in 0..3_600 {
+        rig.now_ms += 1_000;
+        looks += kernel.settle(&mut rig);
+    }
+    assert!((18..=20).contains(&looks), "{looks} looks in an hour");
+    assert_eq!(rig.reasons(), ["KernelRefused"]);
+    // Another refusal is tried again at once.
+    let seen = kernel.0.0.borrow().seen;
+    for number in seen..seen + 40 {
+        kernel.0.0.borrow_mut().faults.insert(number, Fault::Refuse(libc::ENOSPC));
+    }
+    rig.send([service(9, Protocol::Tcp), slice(9, Protocol::Tcp, &[1])]);
+    kernel.settle(&mut rig);
+    kernel.0.0.borrow_mut().faults.clear();
+    rig.now_ms += 1_000;
+    kernel.settle(&mut rig);
+    assert!(rig.servers().contains_key(&vip(9, Protocol::Tcp)));
+}
+
+#[test]
+fn the_end_of_time_is_no_overflow() {
+    let config = ProxyConfig { graceful_period: Some(Duration::from_secs(30)), ..ProxyConfig::default() };
+    let mut rig = Rig::new(config, FakeKernel::new());
+    rig.now_ms = u64::MAX - 500_000;
+    rig.kernel.0.borrow_mut().broken_observations = 1;
+    rig.send(cluster()).settle();
+    rig.pass_time(499_000);
+    rig.kernel.0.borrow_mut().faults.insert(0, Fault::Refuse(libc::ENOSPC));
+    rig.send([slice(1, Protocol::Tcp, &[1])]).settle();
+    assert!(rig.reconciler.draining() > 0);
+    rig.kernel.0.borrow_mut().broken_observations = 1;
+    rig.pass_time(999);
 }
 
 #[test]

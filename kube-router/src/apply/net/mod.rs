@@ -39,10 +39,10 @@ use tracing::debug;
 
 use self::{
     orders::{Knowledge, Orders},
-    table::LocalRoute,
+    table::{Address, Link, LocalRoute},
 };
 use crate::{
-    apply::{Failures, NetPlane, OpFailure, PlaneError},
+    apply::{Failures, HostAddresses, NetPlane, OpFailure, PlaneError},
     nl::{NlError, Refusal, Socket},
     plan::{NetOp, ObservedNet},
 };
@@ -198,6 +198,13 @@ fn without_dummy(op: usize, order: &NetOp) -> Option<OpFailure> {
     }
 }
 
+fn of_the_host(links: &[Link], addresses: &[Address]) -> HostAddresses {
+    let names = table::names(links);
+    // A link made after the first dump has no name yet; the monitor reports it.
+    let named = addresses.iter().filter_map(|address| Some((*names.get(&address.link)?, address.address)));
+    named.filter(|(name, _)| *name != DUMMY).map(|(name, address)| (name.into(), address)).collect()
+}
+
 impl NetPlane for NetlinkNet {
     /// Four dumps at most. A VIP whose local routes are not the single one of the usual form reads as source `0.0.0.0`
     /// or `::`, which equals nothing that is ever asked for.
@@ -213,24 +220,21 @@ impl NetPlane for NetlinkNet {
         }
         let index = dummy.map(|dummy| dummy.index);
         self.knowledge = Knowledge::new(&addresses, routes, index);
-        let names = table::names(&links);
         let mut observed = ObservedNet {
             dummy_exists: dummy.is_some(),
             dummy_up: dummy.is_some_and(|dummy| dummy.up),
+            host_addresses: of_the_host(&links, &addresses),
             ..ObservedNet::default()
         };
-        for address in &addresses {
-            if Some(address.link) != index {
-                // A link made after the first dump has no name yet; the monitor reports it.
-                if let Some(name) = names.get(&address.link) {
-                    observed.host_addresses.insert(((*name).into(), address.address));
-                }
-            } else if !table::is_link_local(address.address) {
-                observed.dummy_addresses.insert(address.address);
-            }
-        }
+        let of_dummy = addresses.iter().filter(|address| Some(address.link) == index).map(|address| address.address);
+        observed.dummy_addresses.extend(of_dummy.filter(|address| !table::is_link_local(*address)));
         observed.local_routes = self.knowledge.sources();
         Ok(observed)
+    }
+
+    fn host_addresses(&mut self) -> Result<HostAddresses, PlaneError> {
+        let links = table::read_links(&mut self.socket).map_err(failed)?;
+        Ok(of_the_host(&links, &table::read_addresses(&mut self.socket).map_err(failed)?))
     }
 
     fn apply(&mut self, ops: &[NetOp]) -> Failures {

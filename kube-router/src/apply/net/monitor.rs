@@ -102,6 +102,8 @@ impl Known {
     /// Takes in one notification; true if it is news.
     fn note(&mut self, kind: u16, payload: &[u8]) -> bool {
         match kind {
+            // A bridge speaks of its ports in its own family: one that leaves it is still there.
+            RTM_NEWLINK | RTM_DELLINK if payload.first() != Some(&(libc::AF_UNSPEC as u8)) => false,
             RTM_NEWLINK => table::parse_link(payload).is_some_and(|link| self.link_seen(link)),
             RTM_DELLINK => {
                 if let Some(link) = table::parse_link(payload) {
@@ -159,6 +161,25 @@ mod tests {
         assert!(known.link_seen(link(2, "lan0")), "renamed");
         assert!(known.address_gone(&address(2, "192.0.2.1", false)));
         assert!(!known.address_gone(&address(2, "192.0.2.1", false)));
+    }
+
+    /// A bridge says of a port that leaves it that the port's link is gone, in its own family.
+    #[test]
+    fn a_link_that_leaves_its_bridge_is_still_there() {
+        let mut known = Known::default();
+        known.link_seen(link(9, DUMMY));
+        let mut payload = vec![0; 16];
+        payload[0] = libc::AF_BRIDGE as u8;
+        payload[4..8].copy_from_slice(&9_u32.to_ne_bytes());
+        // IFLA_IFNAME
+        payload.extend([18, 0, 3, 0]);
+        payload.extend(DUMMY.bytes().chain([0; 3]));
+        assert!(table::parse_link(&payload).is_some());
+        known.note(RTM_DELLINK, &payload);
+        assert!(known.is_dummy(9));
+        payload[0] = 0;
+        known.note(RTM_DELLINK, &payload);
+        assert!(!known.is_dummy(9));
     }
 
     #[test]

@@ -85,6 +85,21 @@ fn without_strict_validation_any_address_is_taken_that_can_be_one() {
     }
 }
 
+/// They come from the API server, but also from manifests.
+#[test]
+fn cluster_addresses_are_judged_too() {
+    for address in
+        ["127.0.0.1", "0.0.0.0", "224.0.0.251", "'::1'", "'::'", "'ff02::1'", "'fe80::1'", "'::ffff:0.0.0.0'"]
+    {
+        let world = World::new(&format!("spec: {{clusterIPs: [10.96.0.10, {address}], ports: [{{port: 80}}]}}"));
+        world.dual_stack().complains(&[("InvalidClusterIp", address.trim_matches('\''))]);
+        let world = World::new(&format!("spec: {{clusterIPs: [10.96.0.10, {address}], ports: [{{port: 80}}]}}"));
+        world.dual_stack().gives_servers(&["ClusterIP tcp 10.96.0.10:80 rr ->"]);
+    }
+    let mapped = World::new("spec: {clusterIP: '::ffff:10.96.0.10', ports: [{port: 80}]}");
+    mapped.gives(&["ClusterIP tcp 10.96.0.10:80 rr ->", "vip 10.96.0.10"]);
+}
+
 /// Else it would slip past the ranges, or be programmed as an IPv6 address that nobody can reach.
 #[test]
 fn an_ipv4_address_written_as_ipv6_is_the_ipv4_address() {

@@ -87,3 +87,15 @@ fn direct_server_return_is_said_to_be_missing_where_it_would_have_an_effect() {
     ]);
     world("").annotated("service.dsr", "gre").complains(&[("UnknownDsrMode", "\"gre\"")]);
 }
+
+/// The API server refuses more than a day.
+#[test]
+fn affinity_ends_after_a_day_at_the_latest() {
+    for (seconds, kept) in [(86_400, 86_400), (86_401, 86_400), (4_294_967_295_u32, 86_400)] {
+        let spec =
+            format!("sessionAffinity: ClientIP, sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}},");
+        check(world(&spec), &format!("rr persistent {kept}"));
+        let problems: &[(&str, &str)] = if seconds == kept { &[] } else { &[("InvalidAffinityTimeout", "86400")] };
+        world(&spec).complains(problems);
+    }
+}

@@ -25,7 +25,7 @@ fn dual() -> ProxyConfig {
 }
 
 fn compile(node: &Node, config: &ProxyConfig) -> (NodeView, Vec<Problem>) {
-    compile_node("n1", Some(node), &BTreeSet::new(), config)
+    compile_node("n1", Some(node), &NodeView::default(), &BTreeSet::new(), config)
 }
 
 /// `address` as text; "" for none.
@@ -81,6 +81,29 @@ fn pod_cidrs_come_from_the_annotations_before_the_spec() {
     assert_eq!(view.pod_cidrs.len(), 1, "a disabled family has none");
 }
 
+/// A node that registers again: no object, then one that is still empty.
+#[test]
+fn what_the_node_said_once_stays_in_use_until_it_says_something_else() {
+    let full = node(&["192.0.2.1", "fd00::1"], &[], &[]);
+    let (last, _) = compile(&full, &dual());
+    let mut empty = node(&[], &[], &[]);
+    empty.pod_cidrs.clear();
+    for (now, reasons) in [
+        (None, &["NodeMissing"][..]),
+        (Some(&empty), &["NodeWithoutAddress", "NodeWithoutAddress", "NodeWithoutPodCidr"]),
+        (Some(&full), &[]),
+    ] {
+        let (view, problems) = compile_node("n1", now, &last, &BTreeSet::new(), &dual());
+        assert_eq!(view, last);
+        assert_eq!(problems.iter().map(|problem| problem.reason).collect::<Vec<_>>(), reasons);
+    }
+    let host: BTreeSet<_> = [("eth0".into(), [192, 0, 2, 1].into())].into();
+    let (view, _) = compile_node("n1", None, &last, &host, &dual());
+    assert_eq!(view.host_addresses, host, "what the kernel says is not the Node's");
+    let (view, _) = compile_node("n1", Some(&node(&["192.0.2.9"], &[], &[])), &last, &BTreeSet::new(), &dual());
+    assert_eq!(addresses(&view), ("192.0.2.9".to_owned(), "fd00::1".to_owned()));
+}
+
 #[test]
 fn masquerading_follows_masquerade_all_and_then_run_router() {
     for (all, router, cidrs, expected) in [
@@ -118,9 +141,29 @@ fn addresses_of_our_own_of_docker_s_and_of_dummy_links_are_not_the_node_s_local_
         ("mydockerlink", "192.0.2.10"),
     ];
     let host: BTreeSet<(Box<str>, IpAddr)> = list.map(|(name, address)| (name.into(), address.parse().unwrap())).into();
-    let (view, _) = compile_node("n1", Some(&node(&["192.0.2.1"], &[], &[])), &host, &dual());
+    let (view, _) = compile_node("n1", Some(&node(&["192.0.2.1"], &[], &[])), &NodeView::default(), &host, &dual());
     let local: BTreeSet<String> = view.local_addresses().map(|address| address.to_string()).collect();
     assert_eq!(local, ["127.0.0.1", "192.0.2.1", "fe80::1", "fe80::2"].map(str::to_owned).into());
     assert_eq!(view.primary_interface(), Some("eth0"));
     assert!(view.is_host_address("10.244.1.1".parse().unwrap()), "yet it is an address of the host");
+}
+
+/// A node whose uplink is called like that: the guard must not take its address for a service's alone.
+#[test]
+fn the_node_s_own_address_is_local_whatever_its_interface_is_called() {
+    let list = [("docker0", "192.0.2.1"), ("docker0", "172.17.0.1"), ("kube-uplink", "fd00::1")];
+    let host: BTreeSet<(Box<str>, IpAddr)> = list.map(|(name, address)| (name.into(), address.parse().unwrap())).into();
+    let node = node(&["192.0.2.1", "fd00::1"], &[], &[]);
+    let (view, _) = compile_node("n1", Some(&node), &NodeView::default(), &host, &dual());
+    let local: BTreeSet<String> = view.local_addresses().map(|address| address.to_string()).collect();
+    assert_eq!(local, ["192.0.2.1", "fd00::1"].map(str::to_owned).into());
+}
+
+/// The kernel refuses intervals that overlap.
+#[test]
+fn pod_cidrs_inside_others_are_part_of_them() {
+    let cidrs = "10.8.0.0/16,10.8.3.0/24,10.9.0.0/24,fd00:8::/48,fd00:8::/64";
+    let (view, _) = compile(&node(&["192.0.2.1"], &[], &[("kube-router.io/pod-cidrs", cidrs)]), &dual());
+    let cidrs: Vec<String> = view.pod_cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(cidrs, ["10.8.0.0/16", "10.9.0.0/24", "fd00:8::/48"]);
 }

@@ -58,7 +58,7 @@ fn a_node_port_belongs_to_types_node_port_and_load_balancer() {
 fn without_an_address_of_the_node_there_are_no_node_ports() {
     use crate::{compile::compile_service, config::ProxyConfig, desired::Origin, objects::Object};
     let config = ProxyConfig::default();
-    let (view, problems) = compile_node("n1", None, &Default::default(), &config);
+    let (view, problems) = compile_node("n1", None, &Default::default(), &Default::default(), &config);
     assert_eq!(problems.iter().map(|problem| problem.reason).collect::<Vec<_>>(), ["NodeMissing"]);
     let text = format!("{{apiVersion: v1, kind: Service, metadata: {{name: web}}, {SPEC}}}");
     let raw: crate::objects::parse::RawObject = serde_saphyr::from_str(&text).unwrap();

@@ -134,7 +134,7 @@ impl World {
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()],
             annotations: Default::default(),
         };
-        let (view, problems) = compile_node("n1", Some(&node), &self.host, &self.config);
+        let (view, problems) = compile_node("n1", Some(&node), &NodeView::default(), &self.host, &self.config);
         assert_eq!(problems, []);
         view
     }

@@ -34,7 +34,7 @@ fn readiness_names_what_is_missing() {
     agent.pulse.watch(Kind::Service);
     let answer = get(agent.health, "/readyz");
     assert_eq!((answer.0, answer.2.as_str()), (503, "waiting for the first full list of Service\n"));
-    agent.pulse.set_complete(Kind::Service, true);
+    agent.pulse.set_complete(Kind::Service);
     assert_eq!(get(agent.health, "/readyz").2, "the first full sync is not through yet\n");
     agent.pulse.set_ready();
     assert_eq!(get(agent.health, "/readyz").0, 200);

@@ -14,15 +14,22 @@ fn dump_shows_what_the_loop_answers() {
     let rows = vec![row("plain", "10.96.1.1", 80)];
     agent.answer(rows.clone());
     let mut text = Vec::new();
-    dump::services(&agent.socket(), dump::Format::Text, &mut text).unwrap();
+    dump::dump(dump::What::Services, &agent.socket(), dump::Format::Text, &mut text).unwrap();
     assert_eq!(String::from_utf8(text).unwrap(), crate::observe::table::services(&rows));
     let mut json = Vec::new();
-    dump::services(&agent.socket(), dump::Format::Json, &mut json).unwrap();
+    dump::dump(dump::What::Services, &agent.socket(), dump::Format::Json, &mut json).unwrap();
     assert_eq!(serde_json::from_slice::<Vec<ServiceRow>>(&json).unwrap(), rows);
 
     let socket = agent.socket();
     let ask = |path: &str| curl(&["--unix-socket", socket.to_str().unwrap(), &format!("http://localhost{path}")]);
     assert_eq!(ask("/v1/problems").2, r#"[{"subject":"Node n","reason":"R","text":"t"}]"#);
+    let problems = |format| {
+        let mut out = Vec::new();
+        dump::dump(dump::What::Problems, &socket, format, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(problems(dump::Format::Text), "SUBJECT  REASON  TEXT\nNode n   R       t\n");
+    assert!(problems(dump::Format::Json).contains("\"reason\": \"R\""));
     let (status, content_type, version) = ask("/v1/version");
     assert_eq!((status, content_type.as_str()), (200, "application/json"));
     assert!(version.contains("\"compiler\":\"rustc "), "{version}");
@@ -33,7 +40,8 @@ fn dump_shows_what_the_loop_answers() {
 fn dump_says_what_to_do_when_no_agent_answers() {
     let agent = Agent::start(Stats::Counts);
     let socket = agent.socket();
-    let dump = || dump::services(&socket, dump::Format::Text, &mut Vec::new()).unwrap_err().to_string();
+    let dump =
+        || dump::dump(dump::What::Services, &socket, dump::Format::Text, &mut Vec::new()).unwrap_err().to_string();
     // The loop is gone.
     let mut agent = agent;
     agent.queries = None;

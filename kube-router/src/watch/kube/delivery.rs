@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     objects::{
-        Kind, Object, ObjectEvent,
+        Kind, Object, ObjectEvent, ObjectKey,
         parse::{Named, Parsed, RawObject},
     },
     watch::SinkClosed,
@@ -86,13 +86,15 @@ impl<'a> Delivery<'a> {
             }
             Err(rejection) => {
                 let source = Named(self.kind, rejection.key.as_ref()).to_string();
-                // It is there all the same: the list must not take it for gone.
-                if let Some(key) = rejection.key.filter(|_| self.listing) {
-                    self.send(ObjectEvent::Kept(self.kind, key)).await?;
-                }
+                self.kept(rejection.key.unwrap_or_else(ObjectKey::unnamed)).await?;
                 self.reject(source, rejection.field.to_string()).await
             }
         }
+    }
+
+    /// An object cannot be understood. It is there all the same: the running list must not take it for gone.
+    pub(super) async fn kept(&mut self, key: ObjectKey) -> Result<(), SinkClosed> {
+        if self.listing { self.send(ObjectEvent::Kept(self.kind, key)).await } else { Ok(()) }
     }
 
     /// An object that is gone.

@@ -6,7 +6,7 @@
 //!    ^  ^  failure: wait        |  ^  end of stream, failure: wait   |
 //!    |  '----                   |  '---------------------------------'
 //!    '--------------------------'
-//!      410 or another error event; watch works again after an `Unavailable`
+//!      410, another error event, or what cannot be read; watch works again after an `Unavailable`
 //! ```
 //!
 //! `version` is the state: `None` lists, `Some(resourceVersion)` watches from there. A short outage costs a resumed
@@ -34,7 +34,7 @@ use super::{
     failure::{Class, Failure},
 };
 use crate::{
-    objects::{Kind, ObjectEvent, parse::RawObject},
+    objects::{Kind, ObjectEvent, ObjectKey, parse::RawObject},
     watch::SinkClosed,
 };
 
@@ -175,7 +175,10 @@ impl<'a> KindWatch<'a> {
                 match item.get(format_args!("items[{i}]")) {
                     Ok(Some(object)) => self.out.take(object).await?,
                     Ok(None) => {}
-                    Err(bad) => self.out.reject(format!("list of {}", self.kind), bad.to_string()).await?,
+                    Err(bad) => {
+                        self.out.kept(ObjectKey::unnamed()).await?;
+                        self.out.reject(format!("list of {}", self.kind), bad.to_string()).await?;
+                    }
                 }
             }
             match next {
@@ -229,7 +232,7 @@ impl<'a> KindWatch<'a> {
         let mut events = pin!(events);
         loop {
             let next = match timeout(SILENCE, events.try_next()).await {
-                Ok(next) => next.map_err(|error| Failure::request("watch", &error))?,
+                Ok(next) => next.map_err(|error| self.expired_or(Failure::request("watch", &error)))?,
                 Err(_) => return Ok(()),
             };
             let (object, gone) = match next {
@@ -260,7 +263,8 @@ impl<'a> KindWatch<'a> {
     }
 
     fn expired_or(&mut self, failure: Failure) -> Failure {
-        if failure.class == Class::Expired {
+        // What cannot be read would come again from the same version.
+        if matches!(failure.class, Class::Expired | Class::Unreadable) {
             self.version = None;
         }
         failure

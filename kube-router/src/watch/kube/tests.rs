@@ -225,7 +225,7 @@ fn one_bad_object_blocks_nothing() {
     let events = play(script, ends_with("+d4"));
     assert_eq!(
         short(&events),
-        "[ +a1 =b ?Service x/b ?list of Service ?Service without a usable name +c3 ] \
+        "[ +a1 =b ?Service x/b = ?list of Service = ?Service without a usable name +c3 ] \
          ?Service x/a ?Service x/a +b2 !Service x/b -a !Service x/a +d4"
     );
     let reason = events.iter().find_map(|event| match event {
@@ -233,6 +233,18 @@ fn one_bad_object_blocks_nothing() {
         _ => None,
     });
     assert_eq!(reason, Some("spec.ports[0].port: expected a whole number, found a string"));
+}
+
+/// From the same version the same line would come again, for ever.
+#[test]
+fn a_watch_that_cannot_be_read_is_followed_by_a_list() {
+    let script: Vec<Step> = vec![
+        (&["limit=500"], list(10, vec![])),
+        (&["watch=true", "resourceVersion=10"], Answer::Lines(vec![json!("what")])),
+        (&["limit=500"], list(20, vec![service("a", 11, json!(1))])),
+        (&["watch=true", "resourceVersion=20"], Answer::Open(vec![event("ADDED", service("b", 21, json!(2)))])),
+    ];
+    assert_eq!(short(&play(script, ends_with("+b2"))), "[ ] [ +a1 ] +b2");
 }
 
 #[test]

@@ -200,6 +200,36 @@ fn a_typo_costs_nothing_and_is_forgotten_when_mended() {
     });
 }
 
+/// Or the agent would remove what they meant, as nobody wants it.
+#[test]
+fn what_cannot_be_understood_is_said_to_be_there_until_it_is_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = dir.path().join("a.yaml");
+    let odd = service("two", 2).replace("port: 2", "port: x");
+    fs::write(&a, service("one", 1) + &odd).unwrap();
+    fs::write(dir.path().join("b.yaml"), "not: [yaml").unwrap();
+    let two = ObjectEvent::Kept(Kind::Service, ObjectKey::new("default", "two"));
+    with_source(dir.path(), async |source| {
+        let events = source.listed().await;
+        assert!(events.contains(&two));
+        for kind in Kind::ALL {
+            assert!(events.contains(&ObjectEvent::Kept(kind, ObjectKey::unnamed())), "{kind}");
+        }
+        fs::remove_file(dir.path().join("b.yaml")).unwrap();
+        let events = source.listed().await;
+        assert!(events.contains(&two) && !events.contains(&ObjectEvent::Kept(Kind::Service, ObjectKey::unnamed())));
+        assert!(events.contains(&ObjectEvent::Kept(Kind::Service, ObjectKey::new("default", "one"))), "not gone");
+        fs::write(&a, service("one", 1) + &service("two", 2)).unwrap();
+        let mut events = Vec::new();
+        while events.last() != Some(&ObjectEvent::RelistDone(Kind::Service)) {
+            events.push(source.next().await);
+        }
+        assert!(events.contains(&two) && source.port("two") == Some(2));
+        source.until("mended", |s| s.rejected.is_empty()).await;
+        source.silence().await;
+    });
+}
+
 #[test]
 fn the_first_file_in_path_order_has_the_object() {
     let dir = tempfile::tempdir().unwrap();

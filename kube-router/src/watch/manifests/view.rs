@@ -33,6 +33,8 @@ pub(super) struct View {
     files: BTreeMap<PathBuf, File>,
     /// What the receiver knows.
     said: BTreeMap<Id, Arc<Object>>,
+    /// Objects that are there and cannot be understood, as far as they have names.
+    obscure: BTreeSet<Id>,
     rejected: BTreeMap<String, String>,
     /// The receiver has the whole picture: only differences from here on.
     complete: bool,
@@ -45,6 +47,8 @@ struct File {
     hash: Option<u64>,
     /// With the line of their documents, the first of equal names.
     objects: BTreeMap<Id, (u64, Arc<Object>)>,
+    /// Objects that cannot be understood.
+    obscure: BTreeSet<Id>,
     /// Source -> reason.
     rejected: BTreeMap<String, String>,
 }
@@ -55,6 +59,7 @@ impl View {
             root,
             files: BTreeMap::new(),
             said: BTreeMap::new(),
+            obscure: BTreeSet::new(),
             rejected: BTreeMap::new(),
             complete: false,
             missing: false,
@@ -84,7 +89,12 @@ impl View {
             .map(|(path, error)| (path.display().to_string(), format!("cannot be read: {error}")))
             .collect();
         let objects = self.merge(&mut rejected);
-        Look::Events(self.difference(objects, rejected))
+        let mut obscure: BTreeSet<Id> = self.files.values().flat_map(|file| &file.obscure).cloned().collect();
+        obscure.retain(|id| !objects.contains_key(id));
+        if !unreadable.is_empty() {
+            obscure.extend(anything());
+        }
+        Look::Events(self.difference(objects, obscure, rejected))
     }
 
     fn file(&mut self, path: PathBuf) {
@@ -109,6 +119,7 @@ impl View {
             Err(error) => {
                 let file = self.files.entry(path.clone()).or_default();
                 file.hash = None;
+                file.obscure.extend(anything());
                 file.rejected = [(path.display().to_string(), format!("cannot be read: {error}"))].into();
             }
         }
@@ -137,6 +148,7 @@ impl View {
     fn difference(
         &mut self,
         objects: BTreeMap<Id, Arc<Object>>,
+        obscure: BTreeSet<Id>,
         rejected: BTreeMap<String, String>,
     ) -> Vec<ObjectEvent> {
         let mut events = Vec::new();
@@ -153,11 +165,19 @@ impl View {
             events.extend(new.map(|(_, object)| ObjectEvent::Applied(Object::clone(object))));
             let gone: BTreeSet<&Id> = self.said.keys().filter(|id| !objects.contains_key(id)).collect();
             events.extend(gone.into_iter().map(|(kind, key)| ObjectEvent::Deleted(*kind, key.clone())));
+            // Only a list can say that there is something which cannot be understood, or no longer.
+            let changed: BTreeSet<Kind> = self.obscure.symmetric_difference(&obscure).map(|(kind, _)| *kind).collect();
+            for kind in changed {
+                events.push(ObjectEvent::RelistStarted(kind));
+                events.extend(kept(kind, objects.keys().chain(&obscure)));
+                events.push(ObjectEvent::RelistDone(kind));
+            }
         } else {
             for kind in Kind::ALL {
                 events.push(ObjectEvent::RelistStarted(kind));
                 let of_kind = objects.iter().filter(|((other, _), _)| *other == kind);
                 events.extend(of_kind.map(|(_, object)| ObjectEvent::Applied(Object::clone(object))));
+                events.extend(kept(kind, obscure.iter()));
                 events.push(ObjectEvent::RelistDone(kind));
             }
             self.complete = true;
@@ -165,6 +185,7 @@ impl View {
         let mended = self.rejected.keys().filter(|source| !rejected.contains_key(*source));
         events.extend(mended.map(|source| ObjectEvent::Accepted { source: source.clone() }));
         self.said = objects;
+        self.obscure = obscure;
         self.rejected = rejected;
         events
     }
@@ -174,6 +195,10 @@ impl File {
     fn update(&mut self, path: &Path, contents: Contents) {
         let before = std::mem::take(&mut self.objects);
         self.rejected.clear();
+        self.obscure = contents.rejections.iter().filter_map(|rejected| rejected.object.clone()).collect();
+        if contents.has_gaps {
+            self.obscure.extend(anything());
+        }
         let named: BTreeSet<&Id> = contents.rejections.iter().filter_map(|rejected| rejected.object.as_ref()).collect();
         // What an unreadable document may have held stays, and what a named but odd one was before.
         let keeps = |id: &Id| contents.has_gaps || named.contains(id);
@@ -194,6 +219,16 @@ impl File {
             self.objects.entry(id).or_insert(object);
         }
     }
+}
+
+/// What nobody can name may be of any kind.
+fn anything() -> impl Iterator<Item = Id> {
+    Kind::ALL.into_iter().map(|kind| (kind, ObjectKey::unnamed()))
+}
+
+fn kept<'a>(kind: Kind, ids: impl Iterator<Item = &'a Id>) -> impl Iterator<Item = ObjectEvent> {
+    let of_kind = ids.filter(move |(other, _)| *other == kind);
+    of_kind.map(|(kind, key)| ObjectEvent::Kept(*kind, key.clone()))
 }
 
 fn source(path: &Path, place: impl std::fmt::Display) -> String {
