@@ -20,6 +20,14 @@ pub const SKIP_LB_IPS: &str = "kube-router.io/service.skiplbips";
 pub const NODE_POD_CIDR: &str = "kube-router.io/pod-cidr";
 pub const NODE_POD_CIDRS: &str = "kube-router.io/pod-cidrs";
 
+/// On a Namespace: the isolation of Kubernetes before 1.7, `{"ingress":{"isolation":"DefaultDeny"}}`.
+pub const NETWORK_POLICY: &str = "net.beta.kubernetes.io/network-policy";
+
+/// Keys that are kept; kubectl stores whole objects in its own ones.
+pub fn is_read(key: &str) -> bool {
+    key.starts_with(PREFIX) || key == NETWORK_POLICY
+}
+
 /// The service annotations that the proxy reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceAnnotations {
