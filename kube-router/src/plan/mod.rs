@@ -13,6 +13,7 @@
 mod diff;
 pub mod model;
 mod ops;
+pub mod policy;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,5 @@
+mod events;
+mod prefix;
+mod random;
+mod scenarios;
+mod world;
