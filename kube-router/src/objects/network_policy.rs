@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{LabelSelector, ObjectKey};
 
+/// An old recording has only the key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetworkPolicy {
     pub key: ObjectKey,
     pub pod_selector: LabelSelector,

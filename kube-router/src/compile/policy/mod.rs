@@ -24,6 +24,7 @@
 
 mod blocks;
 mod classes;
+pub mod explain;
 mod ids;
 mod index;
 mod lower;

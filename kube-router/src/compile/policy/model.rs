@@ -5,7 +5,7 @@
 //! that is selected accepts what some rule of some selecting policy allows, and nothing else. A rule allows what
 //! matches its peers and its ports; an empty list of either matches everything.
 //!
-//! Slow on purpose. It shares nothing with the compiler: no selector, no prefix, no rule has gone through it. Where
+//! Slow on purpose. It shares nothing with the compiler but words: no selector, no prefix, no rule has gone through it. Where
 //! a part of a policy makes no sense, the answer to "does it match?" is `None`, and a rule with such a part grants
 //! nothing (see `normalize.rs` for the table).
 
@@ -13,6 +13,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::normalize::Source;
 use crate::{
     cluster::ClusterState,
     desired::policy::Direction,
@@ -40,8 +41,8 @@ pub struct RuleRef {
 /// The verdict for one pod in one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Some policy, or its namespace's annotation, selects the pod in this direction.
-    pub isolated: bool,
+    /// The policies that select the pod in this direction, and its namespace if that does by its annotation.
+    pub isolated_by: Vec<Source>,
     pub allowed: bool,
     /// Every rule that allows it. The first is the one that counts it: the one that names both peers and ports before
     /// the one that names only peers, only ports, nothing; then by name.
@@ -51,13 +52,16 @@ pub struct Judgement {
 /// `pod` is asked whether traffic from (ingress) or to (egress) `peer` may pass; `traffic` has the destination's port.
 pub fn judge(cluster: &ClusterState, pod: &Pod, direction: Direction, peer: IpAddr, traffic: Traffic) -> Judgement {
     let namespace = &*pod.key.namespace;
-    let mut isolated = direction == Direction::Ingress && annotation_isolates(cluster, namespace);
+    let mut isolated_by = Vec::new();
+    if direction == Direction::Ingress && annotation_isolates(cluster, namespace) {
+        isolated_by.push(Source::Namespace(pod.key.namespace.clone()));
+    }
     let mut rules = Vec::new();
     for policy in cluster.policies_in(namespace) {
         if !selects(policy, pod) || !isolates(policy, direction) {
             continue;
         }
-        isolated = true;
+        isolated_by.push(Source::Policy(policy.key.clone()));
         if !is_sound(&policy.pod_selector) {
             continue;
         }
@@ -73,7 +77,7 @@ pub fn judge(cluster: &ClusterState, pod: &Pod, direction: Direction, peer: IpAd
     }
     rules.sort();
     let rules: Vec<RuleRef> = rules.into_iter().map(|(_, rule)| rule).collect();
-    Judgement { isolated, allowed: !isolated || !rules.is_empty(), rules }
+    Judgement { allowed: isolated_by.is_empty() || !rules.is_empty(), isolated_by, rules }
 }
 
 fn annotation_isolates(cluster: &ClusterState, namespace: &str) -> bool {

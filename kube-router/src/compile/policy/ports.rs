@@ -1,13 +1,13 @@
 //! Port classes: which sets of port ranges exist among (protocol, port), each with a number.
 //!
 //! Unlike the classes of peers, a number keeps standing for the larger part when a new range divides it: else a rule
-//! for the ports 1 to 65535 would rewrite the whole table. That is safe: groups that judge packets now do not use the
+//! for the ports 1 to 65535 would rewrite a third of the table; for that, too, the protocols are apart from the start. That is safe: groups that judge packets now do not use the
 //! new range, so both parts mean the same to them, and the part with the new number gets copies of their rows. The
 //! other way round, ranges that nobody uses any more are dropped and the parts that they divided become one again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use kube_router_common::policy::{PORT_ENTRIES, PORTLESS, PORTS_OTHER, port_index};
+use kube_router_common::policy::{PORT_ENTRIES, PORT_PROTOCOLS, PORTLESS, PORTS_OTHER, port_index};
 
 use super::ids::Ids;
 use crate::objects::Protocol;
@@ -54,10 +54,12 @@ impl Default for Ports {
     fn default() -> Self {
         Ports {
             next: 0,
-            ids: Ids::new(PORTS_OTHER + 1..PORTLESS),
+            ids: Ids::new(PORT_PROTOCOLS..PORTLESS),
             ranges: HashMap::new(),
             uses: BTreeMap::new(),
-            runs: BTreeMap::from([(0, PORTS_OTHER)]),
+            runs: (0..PORT_PROTOCOLS)
+                .map(|place| (place * (PORT_ENTRIES / PORT_PROTOCOLS), PORTS_OTHER + place))
+                .collect(),
             classes_of: HashMap::new(),
             retired: BTreeSet::new(),
             changed: false,
@@ -137,6 +139,11 @@ impl Ports {
         &self.runs
     }
 
+    /// All runs that an empty table lacks: (first, last, class).
+    pub fn runs_to_write_first(&self) -> Vec<(u32, u32, PortClass)> {
+        overlay(&self.runs, 0, PORT_ENTRIES - 1).filter(|(_, _, class)| *class != PORTS_OTHER).collect()
+    }
+
     /// Divides the ports anew if ranges came or went.
     pub fn divide(&mut self, update: u64) -> Option<Division> {
         if !std::mem::take(&mut self.changed) {
@@ -174,13 +181,14 @@ impl Ports {
 
     /// Every port, cut where a range begins or ends, with the number of the set of ranges it is in.
     fn parts(&self) -> (Vec<Part>, Vec<Vec<RangeId>>) {
-        let mut cuts: BTreeMap<u32, (Vec<RangeId>, Vec<RangeId>)> = BTreeMap::from([(0, Default::default())]);
+        let protocols = (0..PORT_PROTOCOLS).map(|place| (place * (PORT_ENTRIES / PORT_PROTOCOLS), Default::default()));
+        let mut cuts: BTreeMap<u32, (Vec<RangeId>, Vec<RangeId>)> = protocols.collect();
         for (id, ((first, last), _)) in &self.uses {
             cuts.entry(*first).or_default().0.push(*id);
             cuts.entry(last + 1).or_default().1.push(*id);
         }
         let mut open = BTreeSet::new();
-        let mut known: HashMap<Vec<RangeId>, usize> = HashMap::new();
+        let mut known: HashMap<(u32, Vec<RangeId>), usize> = HashMap::new();
         let mut sets = Vec::new();
         let mut parts: Vec<Part> = Vec::new();
         let ends: Vec<u32> = cuts.keys().skip(1).copied().chain([PORT_ENTRIES]).collect();
@@ -191,7 +199,8 @@ impl Ports {
                 break;
             }
             let set: Vec<RangeId> = open.iter().copied().collect();
-            let number = *known.entry(set.clone()).or_insert_with(|| {
+            let place = first / (PORT_ENTRIES / PORT_PROTOCOLS);
+            let number = *known.entry((place, set.clone())).or_insert_with(|| {
                 sets.push(set);
                 sets.len() - 1
             });
@@ -227,7 +236,8 @@ impl Ports {
         let now: BTreeSet<PortClass> = runs.values().copied().collect();
         let before: BTreeSet<PortClass> = self.runs.values().copied().collect();
         division.gone = before.difference(&now).copied().collect();
-        for class in division.gone.iter().filter(|class| **class != PORTS_OTHER) {
+        // The first ones stay for the protocols.
+        for class in division.gone.iter().filter(|class| **class >= PORT_PROTOCOLS) {
             self.ids.give_back(*class, update);
         }
         self.runs = runs;

@@ -14,8 +14,13 @@ impl PolicyCompiler {
     /// Divides the ports anew. New port classes are parts of old ones, so the rows that exist are copied; the groups of
     /// this update have none yet.
     pub(super) fn divide_ports(&mut self) {
-        let Some(division) = self.ports.divide(self.update) else { return };
+        let division = self.ports.divide(self.update);
         self.out.tables.ports.clone_from(self.ports.runs());
+        if self.update == 1 {
+            self.out.changes.ports = self.ports.runs_to_write_first();
+            return;
+        }
+        let Some(division) = division else { return };
         self.out.changes.ports = division.runs;
         if !division.copies.is_empty() {
             let mut copies = Vec::new();

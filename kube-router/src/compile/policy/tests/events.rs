@@ -3,7 +3,10 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::{random, world::*};
-use crate::{compile::policy::PolicyConfig, plan::policy::plan_policy};
+use crate::{
+    compile::policy::PolicyConfig,
+    plan::policy::{difference, plan_policy},
+};
 
 /// What does not depend on numbers: sizes, and who is in them.
 fn shape(world: &World) -> String {
@@ -60,5 +63,11 @@ proptest! {
         fresh.send([]);
         fresh.settle();
         prop_assert_eq!(shape(&world), shape(&fresh));
+        // As after a restart: the kernel still holds what the old compiler made.
+        let changes = difference(world.compiler.state(), fresh.compiler.state());
+        kernel = world.compiler.state().clone();
+        plan_policy(&changes).iter().for_each(|op| kernel.carry_out(op));
+        kernel.rules.clone_from(&fresh.compiler.state().rules);
+        prop_assert_eq!(&kernel, fresh.compiler.state());
     }
 }

@@ -1,3 +1,4 @@
+mod bad;
 mod events;
 mod prefix;
 mod random;
