@@ -4,6 +4,7 @@
 //! of a set of events does not depend on their order across objects. Nothing is forgotten because a source is away:
 //! what is known of a kind stays until a complete list says otherwise.
 
+mod pods;
 mod relist;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::objects::{EndpointSlice, Kind, Namespace, Node, Object, ObjectEvent, ObjectKey, Pod, Service};
+use crate::objects::{
+    EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectEvent, ObjectKey, Pod, Service,
+};
+use pods::Pods;
 use relist::Relist;
 
 /// Shared names are swept when they have doubled, but not below this.
@@ -27,6 +31,12 @@ pub struct Dirty {
     pub services: BTreeSet<ObjectKey>,
     /// Node objects by name.
     pub nodes: BTreeSet<Arc<str>>,
+    pub pods: BTreeSet<ObjectKey>,
+    /// Addresses that a pod of [`Dirty::pods`] has or had.
+    pub pod_ips: BTreeSet<IpAddr>,
+    /// Namespaces whose labels or annotations changed, by name.
+    pub namespaces: BTreeSet<Arc<str>>,
+    pub policies: BTreeSet<ObjectKey>,
     /// A kind became complete or unavailable, or an input was rejected or mended.
     pub view: bool,
 }
@@ -47,10 +57,8 @@ pub struct ClusterState {
     slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
     nodes: BTreeMap<Arc<str>, Node>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    pods: HashMap<ObjectKey, Box<Pod>>,
-    /// Address -> the pods that say they have it, in order; a completed or hostNetwork pod has none.
-    pods_by_ip: HashMap<IpAddr, Vec<ObjectKey>>,
-    policies: BTreeSet<ObjectKey>,
+    pods: Pods,
+    policies: BTreeMap<ObjectKey, Box<NetworkPolicy>>,
     /// Every name that many objects mention (namespaces, nodes), once.
     names: BTreeSet<Arc<str>>,
     /// So many names make a look for those that nobody mentions any more worth it.
@@ -137,12 +145,19 @@ impl ClusterState {
                     self.nodes.insert(node.key.name.clone(), node);
                 }
             }
-            Object::Pod(pod) => self.insert_pod(pod),
+            Object::Pod(pod) => self.insert_pod(pod, dirty),
             Object::Namespace(namespace) => {
-                self.namespaces.insert(namespace.key.name.clone(), namespace);
+                if self.namespaces.get(&namespace.key.name) != Some(&namespace) {
+                    dirty.namespaces.insert(namespace.key.name.clone());
+                    self.namespaces.insert(namespace.key.name.clone(), namespace);
+                }
             }
-            Object::NetworkPolicy(policy) => {
-                self.policies.insert(policy.key);
+            Object::NetworkPolicy(mut policy) => {
+                if self.policies.get(&policy.key).map(|known| &**known) != Some(&policy) {
+                    self.intern(&mut policy.key.namespace);
+                    dirty.policies.insert(policy.key.clone());
+                    self.policies.insert(policy.key.clone(), Box::new(policy));
+                }
             }
         }
     }
@@ -193,33 +208,27 @@ impl ClusterState {
         dirty.services.insert(service);
     }
 
-    fn insert_pod(&mut self, mut pod: Pod) {
-        self.forget_pod(&pod.key);
+    fn insert_pod(&mut self, mut pod: Pod, dirty: &mut Dirty) {
+        if self.pods.get(&pod.key) == Some(&pod) {
+            return;
+        }
         self.intern(&mut pod.key.namespace);
         if let Some(node) = &mut pod.node {
             self.intern(node);
         }
-        if !pod.completed && !pod.host_network {
-            for ip in &pod.ips {
-                let pods = self.pods_by_ip.entry(*ip).or_default();
-                if let Err(at) = pods.binary_search(&pod.key) {
-                    pods.reserve_exact(1);
-                    pods.insert(at, pod.key.clone());
-                }
-            }
+        for port in &mut pod.ports {
+            self.intern(&mut port.name);
         }
-        self.pods.insert(pod.key.clone(), Box::new(pod));
+        self.forget_pod(&pod.key, dirty);
+        dirty.pods.insert(pod.key.clone());
+        dirty.pod_ips.extend(Pods::addresses(&pod));
+        self.pods.insert(pod);
     }
 
-    fn forget_pod(&mut self, key: &ObjectKey) {
+    fn forget_pod(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
         let Some(old) = self.pods.remove(key) else { return };
-        for ip in old.ips {
-            let Some(pods) = self.pods_by_ip.get_mut(&ip) else { continue };
-            pods.retain(|other| other != key);
-            if pods.is_empty() {
-                self.pods_by_ip.remove(&ip);
-            }
-        }
+        dirty.pods.insert(key.clone());
+        dirty.pod_ips.extend(Pods::addresses(&old));
     }
 
     fn remove(&mut self, kind: Kind, key: &ObjectKey, dirty: &mut Dirty) {
@@ -235,12 +244,16 @@ impl ClusterState {
                     dirty.nodes.insert(key.name.clone());
                 }
             }
-            Kind::Pod => self.forget_pod(key),
+            Kind::Pod => self.forget_pod(key, dirty),
             Kind::Namespace => {
-                self.namespaces.remove(&key.name);
+                if self.namespaces.remove(&key.name).is_some() {
+                    dirty.namespaces.insert(key.name.clone());
+                }
             }
             Kind::NetworkPolicy => {
-                self.policies.remove(key);
+                if self.policies.remove(key).is_some() {
+                    dirty.policies.insert(key.clone());
+                }
             }
         }
     }
@@ -252,7 +265,7 @@ impl ClusterState {
             Kind::Node => self.nodes.keys().map(|name| ObjectKey::cluster(name.clone())).collect(),
             Kind::Pod => self.pods.keys().cloned().collect(),
             Kind::Namespace => self.namespaces.keys().map(|name| ObjectKey::cluster(name.clone())).collect(),
-            Kind::NetworkPolicy => self.policies.iter().cloned().collect(),
+            Kind::NetworkPolicy => self.policies.keys().cloned().collect(),
         }
     }
 
@@ -263,7 +276,7 @@ impl ClusterState {
             Kind::Node => self.nodes.contains_key(&key.name),
             Kind::Pod => self.pods.contains_key(key),
             Kind::Namespace => self.namespaces.contains_key(&key.name),
-            Kind::NetworkPolicy => self.policies.contains(key),
+            Kind::NetworkPolicy => self.policies.contains_key(key),
         }
     }
 
@@ -302,12 +315,6 @@ impl ClusterState {
         self.nodes.get(name)
     }
 
-    /// The running pod that has this address, unless it shares its node's network. If two say so (one is about to learn
-    /// that it ended), the first by name, whatever came first.
-    pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
-        self.pods.get(self.pods_by_ip.get(&ip)?.first()?).map(|pod| &**pod)
-    }
-
     /// Objects of one kind.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
@@ -318,6 +325,58 @@ impl ClusterState {
             Kind::Namespace => self.namespaces.len(),
             Kind::NetworkPolicy => self.policies.len(),
         }
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(name)
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    pub fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
+        self.pods.get(key)
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    pub fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Pod> {
+        self.pods.in_namespace(namespace)
+    }
+
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> {
+        self.pods.on_node(node)
+    }
+
+    /// The running pod that has this address, unless it shares its node's network.
+    pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
+        self.pods.claimants(ip).first().copied()
+    }
+
+    /// Every such pod that says it has this address, the one that is believed first.
+    pub fn claimants(&self, ip: IpAddr) -> Vec<&Pod> {
+        self.pods.claimants(ip)
+    }
+
+    pub fn policy(&self, key: &ObjectKey) -> Option<&NetworkPolicy> {
+        self.policies.get(key).map(|policy| &**policy)
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &NetworkPolicy> {
+        self.policies.values().map(|policy| &**policy)
+    }
+
+    /// The policies of one namespace, by name.
+    pub fn policies_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a NetworkPolicy> {
+        let range = self.policies.range(ObjectKey::new(namespace, "")..);
+        range.take_while(move |(key, _)| &*key.namespace == namespace).map(|(_, policy)| &**policy)
+    }
+
+    pub fn policy_count(&self) -> usize {
+        self.policies.len()
     }
 
     /// This kind was listed completely at least once.

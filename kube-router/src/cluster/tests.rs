@@ -68,6 +68,64 @@ fn what_a_full_list_does_not_mention_is_gone_but_not_before_the_list_ends() {
     assert!(cluster.is_complete(Kind::EndpointSlice) && dirty.view);
 }
 
+fn nobody(name: &str) -> Pod {
+    Pod {
+        key: ObjectKey::new("web", name),
+        created_s: 0,
+        labels: Default::default(),
+        node: None,
+        host_ips: Default::default(),
+        ips: Vec::new(),
+        host_network: false,
+        completed: false,
+        terminating: false,
+        grace_period_s: Some(5),
+        ports: Default::default(),
+    }
+}
+
+fn pod(pod: Pod) -> ObjectEvent {
+    ObjectEvent::Applied(Object::Pod(pod))
+}
+
+/// Whoever is heard of last.
+#[test]
+fn a_disputed_address_is_the_newest_pod_s_that_is_not_going() {
+    let ip = IpAddr::from([10, 0, 0, 1]);
+    let claims = [("old", 1, false), ("newest", 9, true), ("new", 5, false), ("as-new", 5, false)]
+        .map(|(name, created_s, terminating)| pod(Pod { created_s, terminating, ips: vec![ip], ..nobody(name) }));
+    for first in 0..claims.len() {
+        let mut cluster = ClusterState::new();
+        let mut dirty = Dirty::default();
+        for i in 0..claims.len() {
+            cluster.apply(claims[(first + i) % claims.len()].clone(), &mut dirty);
+        }
+        let names: Vec<String> = cluster.claimants(ip).iter().map(|pod| pod.key.name.to_string()).collect();
+        assert_eq!(names, ["as-new", "new", "old", "newest"]);
+    }
+}
+
+#[test]
+fn a_pod_names_itself_and_all_its_addresses_old_and_new() {
+    let mut cluster = ClusterState::new();
+    let at = |last: u8| pod(Pod { ips: vec![[10, 0, 0, last].into()], node: Some("n1".into()), ..nobody("p") });
+    let mut dirty = Dirty::default();
+    cluster.apply(at(1), &mut dirty);
+    cluster.apply(at(1), &mut dirty);
+    dirty = Dirty::default();
+    cluster.apply(at(1), &mut dirty);
+    assert!(dirty.is_empty(), "nothing new");
+    cluster.apply(at(2), &mut dirty);
+    assert_eq!(dirty.pods, keys(&["p"]));
+    assert_eq!(dirty.pod_ips, BTreeSet::from([[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]));
+    assert_eq!(
+        (cluster.pods_on("n1").count(), cluster.pods_in("web").count(), cluster.pods_in("we").count()),
+        (1, 1, 0)
+    );
+    cluster.apply(ObjectEvent::Deleted(Kind::Pod, ObjectKey::new("web", "p")), &mut dirty);
+    assert_eq!(cluster.pods_on("n1").count(), 0);
+}
+
 #[test]
 fn what_a_full_list_holds_but_cannot_be_understood_stays_as_it_was() {
     let mut cluster = ClusterState::new();
@@ -108,15 +166,8 @@ fn an_object_that_was_never_understood_is_obscure_until_it_is_or_goes() {
 #[test]
 fn a_pod_address_has_one_owner_and_completed_or_host_network_pods_have_none() {
     let pod = |name: &str, completed: bool, host_network: bool| {
-        ObjectEvent::Applied(Object::Pod(Pod {
-            key: ObjectKey::new("web", name),
-            labels: Default::default(),
-            node: None,
-            ips: vec![[10, 0, 0, 1].into()],
-            host_network,
-            completed,
-            grace_period_s: Some(5),
-        }))
+        let created_s = if name == "new" { 2 } else { 1 };
+        pod(Pod { created_s, ips: vec![[10, 0, 0, 1].into()], host_network, completed, ..nobody(name) })
     };
     let mut cluster = ClusterState::new();
     let mut dirty = Dirty::default();

@@ -7,6 +7,7 @@
 mod addresses;
 mod endpoints;
 pub mod node;
+pub mod policy;
 mod problem;
 mod scheduler;
 pub mod services;

@@ -6,6 +6,7 @@
 pub mod firewall;
 pub mod ipvs;
 mod node_state;
+pub mod policy;
 mod table;
 
 use std::{

@@ -23,6 +23,14 @@ pub const NODE_POD_CIDRS: &str = "kube-router.io/pod-cidrs";
 /// recording or a log.
 pub const OF_NODES: [&str; 2] = [NODE_POD_CIDR, NODE_POD_CIDRS];
 
+/// On a Namespace: the isolation of Kubernetes before 1.7, `{"ingress":{"isolation":"DefaultDeny"}}`.
+pub const NETWORK_POLICY: &str = "net.beta.kubernetes.io/network-policy";
+
+/// Keys that are kept; kubectl stores whole objects in its own ones.
+pub fn is_read(key: &str) -> bool {
+    key.starts_with(PREFIX) || key == NETWORK_POLICY
+}
+
 /// The service annotations that the proxy reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceAnnotations {

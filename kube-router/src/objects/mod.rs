@@ -14,6 +14,7 @@ mod network_policy;
 mod node;
 pub mod parse;
 mod pod;
+mod selector;
 mod service;
 
 use std::{fmt, sync::Arc};
@@ -23,9 +24,10 @@ use serde::{Deserialize, Serialize};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice};
 pub use labels::Labels;
 pub use namespace::Namespace;
-pub use network_policy::NetworkPolicy;
+pub use network_policy::{IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortRef};
 pub use node::Node;
-pub use pod::Pod;
+pub use pod::{NamedPort, Pod};
+pub use selector::{LabelOperator, LabelRequirement, LabelSelector};
 pub use service::{LoadBalancerIngress, Service, ServicePort, ServiceType, TrafficPolicy};
 
 /// The kinds of object that any source can deliver.
@@ -72,6 +74,13 @@ impl ObjectKey {
     /// Key of a cluster-scoped object.
     pub fn cluster(name: impl Into<Arc<str>>) -> Self {
         ObjectKey::new("", name)
+    }
+}
+
+/// The key of nothing.
+impl Default for ObjectKey {
+    fn default() -> Self {
+        ObjectKey::new("", "")
     }
 }
 

@@ -8,4 +8,7 @@ use super::{Labels, ObjectKey};
 pub struct Namespace {
     pub key: ObjectKey,
     pub labels: Labels,
+    /// Annotation [`NETWORK_POLICY`](super::annotations::NETWORK_POLICY), as written.
+    #[serde(default)]
+    pub isolation: Option<Box<str>>,
 }

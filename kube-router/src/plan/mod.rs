@@ -13,6 +13,7 @@
 mod diff;
 pub mod model;
 mod ops;
+pub mod policy;
 mod spared;
 #[cfg(test)]
 mod tests;

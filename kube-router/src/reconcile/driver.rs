@@ -547,6 +547,7 @@ mod tests {
         driver.take(ObjectEvent::Applied(Object::Namespace(Namespace {
             key: ObjectKey::cluster("web"),
             labels: Default::default(),
+            isolation: None,
         })));
         driver.settle();
         let text = |driver: &Driver| {

@@ -349,12 +349,16 @@ fn a_drained_endpoint_leaves_when_its_connections_do_or_its_pod_s_time_is_over()
     let mut rig = Rig::new(config, FakeKernel::new());
     let pod = Pod {
         key: name(1),
+        created_s: 0,
         labels: Default::default(),
         node: None,
+        host_ips: Default::default(),
         ips: vec![[10, 2, 1, 2].into()],
         host_network: false,
         completed: false,
+        terminating: false,
         grace_period_s: Some(7),
+        ports: Default::default(),
     };
     rig.send(cluster()).send([ObjectEvent::Applied(Object::Pod(pod))]).settle();
     let key = vip(1, Protocol::Tcp);

@@ -107,6 +107,23 @@ impl Shape for i64 {
     }
 }
 
+/// A number or a text (`IntOrString` of the API).
+#[derive(Clone, Debug)]
+pub enum NumberOrText {
+    Number(i64),
+    Text(Text),
+}
+
+impl Shape for NumberOrText {
+    const WANT: &'static str = "a whole number or a string";
+    fn from_text(text: &str) -> Option<Self> {
+        Some(NumberOrText::Text(text.into()))
+    }
+    fn from_integer(value: i64) -> Option<Self> {
+        Some(NumberOrText::Number(value))
+    }
+}
+
 impl<T: Shape> Shape for Vec<Field<T>> {
     const WANT: &'static str = "a list";
     fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Field<Self>, A::Error> {
@@ -133,7 +150,7 @@ impl Shape for TextMap {
     }
 }
 
-/// `annotations`, of which only our own keys are kept: kubectl stores whole objects in its own ones.
+/// `annotations`, of which only those are kept that somebody reads: kubectl stores whole objects in its own ones.
 #[derive(Clone, Debug, Default)]
 pub struct OurAnnotations(pub BTreeMap<Text, Field<Text>>);
 
@@ -142,7 +159,7 @@ impl Shape for OurAnnotations {
     fn from_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<Field<Self>, A::Error> {
         let mut map = BTreeMap::new();
         while let Some(key) = object.next_key::<Text>()? {
-            if key.starts_with(annotations::PREFIX) {
+            if annotations::is_read(&key) {
                 map.insert(key, object.next_value()?);
             } else {
                 object.next_value::<IgnoredAny>()?;

@@ -9,6 +9,7 @@
 
 mod endpoint_slice;
 mod field;
+mod policy;
 mod raw;
 mod service;
 mod workload;
@@ -24,10 +25,13 @@ pub use raw::RawObject;
 use field::Shape;
 use raw::Metadata;
 
-use super::{Kind, Namespace, NetworkPolicy, Object, ObjectKey, Protocol};
+use super::{Kind, Object, ObjectKey, Protocol};
 
 /// Longest name of an object (RFC 1123 subdomain), in bytes.
 pub const NAME_MAX: usize = 253;
+
+/// NetworkPolicy as it was until Kubernetes 1.16, with the same fields.
+const OLD_POLICY: &str = "extensions/v1beta1";
 
 /// An object and the entries of it that were left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,12 +113,21 @@ impl RawObject {
         }
         let Some((kind, is_list)) = Kind::by_word(word) else { return Claim::Foreign };
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        if kind == Kind::NetworkPolicy && &**api_version == OLD_POLICY {
+            return if is_list { Claim::List(Some(kind)) } else { Claim::Ours(kind) };
+        }
         match (group == kind.group_and_resource().0, version) {
             (false, _) => Claim::Foreign,
             (true, "v1") if is_list => Claim::List(Some(kind)),
             (true, "v1") => Claim::Ours(kind),
             (true, _) => Claim::Unusable(BadField::new("apiVersion", format!("{api_version} is not read, use v1"))),
         }
+    }
+
+    /// What to say of an `apiVersion` that is read but that no API server serves any more.
+    pub fn deprecation(&self) -> Option<&'static str> {
+        let old = self.api_version.peek().is_some_and(|version| &**version == OLD_POLICY);
+        old.then_some("extensions/v1beta1 is deprecated and read as networking.k8s.io/v1; change apiVersion")
     }
 
     /// Namespace and name, for an object of this kind. A namespaced object without a namespace is in `default`.
@@ -156,8 +169,8 @@ impl RawObject {
             Kind::EndpointSlice => Object::EndpointSlice(endpoint_slice::parse(key, metadata, self)?),
             Kind::Pod => Object::Pod(workload::pod(key, metadata, self, ignored)?),
             Kind::Node => Object::Node(workload::node(key, metadata, self, ignored)?),
-            Kind::Namespace => Object::Namespace(Namespace { key, labels: workload::labels(metadata.labels)? }),
-            Kind::NetworkPolicy => Object::NetworkPolicy(NetworkPolicy { key }),
+            Kind::Namespace => Object::Namespace(workload::namespace(key, metadata)?),
+            Kind::NetworkPolicy => Object::NetworkPolicy(policy::parse(key, self)?),
         })
     }
 }

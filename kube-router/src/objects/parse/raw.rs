@@ -6,9 +6,9 @@
 
 use serde::Deserialize;
 
-use super::field::{Field, OurAnnotations, Section, Text, TextMap};
+use super::field::{Field, NumberOrText, OurAnnotations, Section, Text, TextMap};
 
-type List<T> = Field<Vec<Field<T>>>;
+pub(super) type List<T> = Field<Vec<Field<T>>>;
 
 /// Any object or list of objects.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -54,7 +54,7 @@ pub struct Owner {
     pub name: Field<Text>,
 }
 
-/// `spec` of Service, Pod and Node.
+/// `spec` of Service, Pod, Node and NetworkPolicy.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Spec {
@@ -77,10 +77,81 @@ pub struct Spec {
     pub host_network: Field<bool>,
     pub termination_grace_period_seconds: Field<i64>,
 
+    pub containers: List<Container>,
+    pub init_containers: List<Container>,
+
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Field<Text>,
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: List<Text>,
+
+    pub pod_selector: Field<Selector>,
+    pub policy_types: List<Text>,
+    pub ingress: List<PolicyRule>,
+    pub egress: List<PolicyRule>,
+}
+
+/// An entry of a Pod's `containers` or `initContainers`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    pub ports: List<ContainerPort>,
+    pub restart_policy: Field<Text>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    pub name: Field<Text>,
+    pub protocol: Field<Text>,
+    pub container_port: Field<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Selector {
+    pub match_labels: Field<TextMap>,
+    pub match_expressions: List<Requirement>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Requirement {
+    pub key: Field<Text>,
+    pub operator: Field<Text>,
+    pub values: List<Text>,
+}
+
+/// An entry of a NetworkPolicy's `ingress` (with `from`) or `egress` (with `to`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PolicyRule {
+    pub from: List<PolicyPeer>,
+    pub to: List<PolicyPeer>,
+    pub ports: List<PolicyPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyPeer {
+    pub pod_selector: Field<Selector>,
+    pub namespace_selector: Field<Selector>,
+    pub ip_block: Field<IpBlock>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct IpBlock {
+    pub cidr: Field<Text>,
+    pub except: List<Text>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyPort {
+    pub protocol: Field<Text>,
+    pub port: Field<NumberOrText>,
+    pub end_port: Field<i64>,
 }
 
 /// An entry of a Service's or an EndpointSlice's `ports`.
@@ -117,6 +188,10 @@ pub struct Status {
     pub pod_ip: Field<Text>,
     #[serde(rename = "podIPs")]
     pub pod_ips: List<PodIp>,
+    #[serde(rename = "hostIP")]
+    pub host_ip: Field<Text>,
+    #[serde(rename = "hostIPs")]
+    pub host_ips: List<PodIp>,
 
     pub addresses: List<NodeAddress>,
 }
@@ -168,6 +243,14 @@ impl Section for RawObject {}
 impl Section for Metadata {}
 impl Section for Owner {}
 impl Section for Spec {}
+impl Section for Container {}
+impl Section for ContainerPort {}
+impl Section for Selector {}
+impl Section for Requirement {}
+impl Section for PolicyRule {}
+impl Section for PolicyPeer {}
+impl Section for IpBlock {}
+impl Section for PolicyPort {}
 impl Section for Port {}
 impl Section for AffinityConfig {}
 impl Section for ClientIp {}

@@ -54,7 +54,7 @@ fn annotations(field: Field<super::field::OurAnnotations>) -> Result<BTreeMap<St
     Ok(texts)
 }
 
-fn created(field: Field<Text>) -> Result<i64, BadField> {
+pub(super) fn created(field: Field<Text>) -> Result<i64, BadField> {
     const PATH: &str = "metadata.creationTimestamp";
     text(field, PATH)?.map_or(Ok(0), |time| {
         time.parse::<Timestamp>()

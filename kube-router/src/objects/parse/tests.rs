@@ -3,7 +3,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::*;
-use crate::objects::{AddressType, ServiceType, TrafficPolicy};
+use crate::objects::{
+    AddressType, IpBlock, LabelOperator, LabelSelector, NetworkPolicy, PolicyPeer, PolicyRule, PortRef, ServiceType,
+    TrafficPolicy,
+};
 
 fn raw(yaml: &str) -> RawObject {
     serde_saphyr::from_str(yaml).unwrap()
@@ -368,16 +371,114 @@ fn odd_entries_of_a_status_are_left_out_and_named() {
 }
 
 #[test]
-fn namespaces_and_policies() {
+fn namespaces() {
     let Object::Namespace(namespace) =
         object("{apiVersion: v1, kind: Namespace, metadata: {name: web, labels: {team: a, empty: ''}}}")
     else {
         panic!()
     };
     assert_eq!((namespace.key, namespace.labels.len()), (ObjectKey::cluster("web"), 2));
-    let policy =
-        object("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {ports: 1}}");
-    assert_eq!(policy, Object::NetworkPolicy(NetworkPolicy { key: ObjectKey::new("default", "p") }));
+    assert_eq!(namespace.isolation, None);
+    let Object::Namespace(old) = object(
+        r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "web", "annotations":
+            {"net.beta.kubernetes.io/network-policy": "{\"ingress\":{\"isolation\":\"DefaultDeny\"}}"}}}"#,
+    ) else {
+        panic!()
+    };
+    assert_eq!(old.isolation.as_deref(), Some(r#"{"ingress":{"isolation":"DefaultDeny"}}"#));
+}
+
+fn policy(spec: &str) -> NetworkPolicy {
+    let text =
+        format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p}}, spec: {spec}}}");
+    match object(&text) {
+        Object::NetworkPolicy(policy) => policy,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_policy_with_everything() {
+    let policy = policy(
+        "{podSelector: {matchLabels: {app: db}, matchExpressions: [{key: tier, operator: In, values: [a, b]}, \
+         {key: x, operator: Exists}, {key: z, operator: Like}]}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: \
+         {}}, {namespaceSelector: {matchLabels: {team: a}}, podSelector: {matchLabels: {app: web}}}, {ipBlock: {cidr: \
+         10.0.0.0/8, except: [10.1.0.0/16]}}], ports: [{port: 80}, {protocol: UDP, port: dns}, {protocol: SCTP}, \
+         {protocol: TCP, port: 1, endPort: 9}]}, {}], egress: [{to: []}]}",
+    );
+    assert_eq!(policy.key, ObjectKey::new("default", "p"));
+    assert_eq!(policy.pod_selector.match_labels.get("app"), Some("db"));
+    let operators: Vec<&LabelOperator> = policy.pod_selector.match_expressions.iter().map(|e| &e.operator).collect();
+    assert_eq!(operators, [&LabelOperator::In, &LabelOperator::Exists, &LabelOperator::Other("Like".into())]);
+    assert_eq!(&*policy.pod_selector.match_expressions[0].values, ["a".into(), "b".into()]);
+    assert_eq!(&*policy.policy_types, ["Ingress".into(), "Egress".into()]);
+    let [full, open] = &*policy.ingress else { panic!("{:?}", policy.ingress) };
+    assert_eq!(*open, PolicyRule::default());
+    assert_eq!(full.peers[0], PolicyPeer { pods: Some(LabelSelector::default()), ..PolicyPeer::default() });
+    assert_eq!(full.peers[1].pods.as_ref().unwrap().match_labels.get("app"), Some("web"));
+    assert_eq!(full.peers[1].namespaces.as_ref().unwrap().match_labels.get("team"), Some("a"));
+    let block = IpBlock { cidr: "10.0.0.0/8".into(), except: ["10.1.0.0/16".into()].into() };
+    assert_eq!(full.peers[2].block, Some(block));
+    let ports: Vec<_> = full.ports.iter().map(|p| (p.protocol.as_deref(), p.port.clone(), p.end_port)).collect();
+    assert_eq!(
+        ports,
+        [
+            (None, Some(PortRef::Number(80)), None),
+            (Some("UDP"), Some(PortRef::Name("dns".into())), None),
+            (Some("SCTP"), None, None),
+            (Some("TCP"), Some(PortRef::Number(1)), Some(9)),
+        ]
+    );
+    assert_eq!(policy.egress.len(), 1);
+}
+
+/// What cannot be read is not left out: an empty list would allow everything, no policy would isolate nothing.
+#[test]
+fn a_policy_that_cannot_be_read_keeps_its_place() {
+    let odd = policy(
+        "{podSelector: [1], policyTypes: 5, ingress: [{from: 1}, null, {ports: [{port: [80]}]}, {from: [null]}]}",
+    );
+    let LabelOperator::Other(why) = &odd.pod_selector.match_expressions[0].operator else { panic!("{odd:?}") };
+    assert_eq!(&**why, "spec.podSelector: expected an object, found a list");
+    assert_eq!(odd.policy_types.len(), 1);
+    let reasons: Vec<&str> = odd.ingress.iter().map(|rule| rule.unreadable.as_deref().unwrap()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "spec.ingress[0].from: expected a list, found a number",
+            "spec.ingress[1]: empty; write {} to allow everything",
+            "spec.ingress[2].ports[0].port: expected a whole number or a string, found a list",
+            "spec.ingress[3].from[0]: empty",
+        ]
+    );
+    assert!(policy("{podSelector: {}, egress: {a: b}}").egress[0].unreadable.is_some());
+    assert_eq!(policy("{}").pod_selector, LabelSelector::default());
+}
+
+#[test]
+fn the_policy_group_of_old_is_read_and_said_to_be_old() {
+    let old = raw("{apiVersion: extensions/v1beta1, kind: NetworkPolicy, metadata: {name: p}}");
+    assert_eq!(old.claim(), Claim::Ours(Kind::NetworkPolicy));
+    assert!(old.deprecation().unwrap().contains("networking.k8s.io/v1"));
+    let list = raw("{apiVersion: extensions/v1beta1, kind: NetworkPolicyList}");
+    assert_eq!(list.claim(), Claim::List(Some(Kind::NetworkPolicy)));
+    assert_eq!(raw("{apiVersion: extensions/v1beta1, kind: Ingress}").claim(), Claim::Foreign);
+    assert_eq!(raw("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy}").deprecation(), None);
+}
+
+#[test]
+fn names_of_ports_come_from_containers_that_keep_running() {
+    let pod = pod(
+        "metadata: {name: p, creationTimestamp: '2024-02-29T12:00:01Z', deletionTimestamp: '2024-03-01T00:00:00Z'}, \
+         spec: {containers: [{ports: [{name: http, containerPort: 80}, {containerPort: 81}, {name: odd, containerPort: 0}]}, \
+         {ports: [{name: dns, containerPort: 53, protocol: UDP}, {name: no, containerPort: 5, protocol: ICMP}]}], \
+         initContainers: [{restartPolicy: Always, ports: [{name: mesh, containerPort: 15001}]}, \
+         {ports: [{name: gone, containerPort: 1}]}]}, status: {hostIP: 192.0.2.1, hostIPs: [{ip: 192.0.2.1}, {ip: 'fd00::1'}]}",
+    );
+    let ports: Vec<(&str, Protocol, u16)> = pod.ports.iter().map(|p| (&*p.name, p.protocol, p.port)).collect();
+    assert_eq!(ports, [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53), ("mesh", Protocol::Tcp, 15001)]);
+    assert_eq!(*pod.host_ips, *ips(&["192.0.2.1", "fd00::1"]));
+    assert_eq!((pod.created_s, pod.terminating), (1_709_208_001, true));
 }
 
 #[test]

@@ -1,14 +1,18 @@
-//! `v1` Pod and Node, and the labels of a Namespace.
+//! `v1` Pod, Node and Namespace.
 
 use std::{collections::BTreeMap, str::FromStr};
 
 use super::{
     BadField, Field, RawObject, Text, entries,
     field::TextMap,
-    raw::{Metadata, NodeAddress},
+    raw::{Container, List, Metadata, NodeAddress, PodIp},
+    service::created,
     text,
 };
-use crate::objects::{Labels, Node, ObjectKey, Pod, annotations};
+use crate::objects::{
+    Labels, NamedPort, Namespace, Node, ObjectKey, Pod, Protocol,
+    annotations::{self, NETWORK_POLICY},
+};
 
 pub(super) fn labels(field: Field<TextMap>) -> Result<Labels, BadField> {
     texts(field.get("metadata.labels")?.unwrap_or_default().0, "metadata.labels").map(Labels::from)
@@ -23,6 +27,13 @@ fn texts(map: BTreeMap<Text, Field<Text>>, path: &str) -> Result<BTreeMap<Text, 
     Ok(texts)
 }
 
+pub(super) fn namespace(key: ObjectKey, metadata: Metadata) -> Result<Namespace, BadField> {
+    let labels = labels(metadata.labels)?;
+    let annotations = metadata.annotations.get("metadata.annotations")?.unwrap_or_default().0;
+    let isolation = texts(annotations, "metadata.annotations")?.remove(NETWORK_POLICY);
+    Ok(Namespace { key, labels, isolation })
+}
+
 pub(super) fn pod(
     key: ObjectKey,
     metadata: Metadata,
@@ -32,15 +43,12 @@ pub(super) fn pod(
     let spec = std::mem::take(&mut raw.spec).get("spec")?.unwrap_or_default();
     let status = std::mem::take(&mut raw.status).get("status")?.unwrap_or_default();
 
-    let mut ips = Vec::new();
-    let pod_ips = entries(status.pod_ips, "status.podIPs")?;
-    if pod_ips.is_empty() {
-        ips.extend(text(status.pod_ip, "status.podIP")?.map(|ip| ("status.podIP".to_owned(), ip)));
-    }
-    for (path, entry) in pod_ips {
-        let path = format!("{path}.ip");
-        ips.extend(text(entry.ip, &path)?.map(|ip| (path, ip)));
-    }
+    let ips = addresses(status.pod_ips, status.pod_ip, "status.podIP")?;
+    let host_ips = addresses(status.host_ips, status.host_ip, "status.hostIP")?;
+    let mut ports = named_ports(spec.containers, "spec.containers", |_| true)?;
+    // One that restarts always is a sidecar: it runs as long as the pod.
+    let sidecar = |container: &Container| container.restart_policy.peek().is_some_and(|policy| &**policy == "Always");
+    ports.extend(named_ports(spec.init_containers, "spec.initContainers", sidecar)?);
 
     let deletion_began = text(metadata.deletion_timestamp, "metadata.deletionTimestamp")?.is_some();
     let deletion_grace = metadata.deletion_grace_period_seconds.get("metadata.deletionGracePeriodSeconds")?;
@@ -48,13 +56,59 @@ pub(super) fn pod(
 
     Ok(Pod {
         key,
+        created_s: created(metadata.creation_timestamp)?,
         labels: labels(metadata.labels)?,
         node: text(spec.node_name, "spec.nodeName")?.map(Into::into),
+        host_ips: values(host_ips, "an IP address", ignored).into(),
         ips: values(ips, "an IP address", ignored),
         host_network: spec.host_network.get("spec.hostNetwork")?.unwrap_or(false),
         completed: matches!(text(status.phase, "status.phase")?.as_deref(), Some("Succeeded" | "Failed")),
+        terminating: deletion_began,
+        ports: ports.into(),
         grace_period_s: deletion_grace.filter(|_| deletion_began).or(spec_grace).map(grace),
     })
+}
+
+/// The addresses of a list, or the single one that stood there before there were lists.
+fn addresses(list: List<PodIp>, single: Field<Text>, path: &str) -> Result<Vec<(String, Text)>, BadField> {
+    let list = entries(list, &format!("{path}s"))?;
+    if list.is_empty() {
+        return Ok(text(single, path)?.map(|ip| (path.to_owned(), ip)).into_iter().collect());
+    }
+    let mut addresses = Vec::with_capacity(list.len());
+    for (path, entry) in list {
+        let path = format!("{path}.ip");
+        addresses.extend(text(entry.ip, &path)?.map(|ip| (path, ip)));
+    }
+    Ok(addresses)
+}
+
+/// Only names matter: a policy that knows the number does not ask what the containers declare. Entries of containers
+/// that the API server would not take are passed over, as nothing else of a pod depends on them.
+fn named_ports(
+    containers: List<Container>,
+    path: &str,
+    counts: impl Fn(&Container) -> bool,
+) -> Result<Vec<NamedPort>, BadField> {
+    let mut ports = Vec::new();
+    for (path, container) in entries(containers, path)?.into_iter().filter(|(_, container)| counts(container)) {
+        for (_, port) in entries(container.ports, &format!("{path}.ports"))? {
+            let number = port.container_port.peek().and_then(|number| u16::try_from(*number).ok());
+            let protocol = match port.protocol.peek().map(|word| &**word) {
+                None | Some("" | "TCP") => Some(Protocol::Tcp),
+                Some("UDP") => Some(Protocol::Udp),
+                Some("SCTP") => Some(Protocol::Sctp),
+                Some(_) => None,
+            };
+            if let (Some(name), Some(port), Some(protocol)) = (port.name.peek(), number, protocol)
+                && !name.is_empty()
+                && port != 0
+            {
+                ports.push(NamedPort { name: (&**name).into(), protocol, port });
+            }
+        }
+    }
+    Ok(ports)
 }
 
 /// A negative grace period counts as one second (API reference of PodSpec).

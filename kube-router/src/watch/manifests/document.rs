@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::objects::{
     Kind, Object,
@@ -96,6 +96,9 @@ impl Contents {
     }
 
     fn object(&mut self, line: u64, place: &str, object: RawObject) {
+        if let (Some(text), Claim::Ours(_) | Claim::List(_)) = (object.deprecation(), object.claim()) {
+            warn!(place, "{text}");
+        }
         match object.claim() {
             Claim::Ours(kind) => self.take(line, place, object.parse(kind)),
             Claim::List(kind) => self.list(line, kind, object),

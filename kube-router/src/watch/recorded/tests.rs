@@ -5,9 +5,9 @@ use proptest::{option, prelude::*, sample::select};
 
 use super::*;
 use crate::objects::{
-    AddressType, Endpoint, EndpointPort, EndpointSlice, Kind, LoadBalancerIngress, Namespace, NetworkPolicy, Node,
-    Object, ObjectKey, Pod, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
-    annotations::ServiceAnnotations,
+    AddressType, Endpoint, EndpointPort, EndpointSlice, IpBlock, Kind, LabelOperator, LabelRequirement, LabelSelector,
+    LoadBalancerIngress, NamedPort, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, PolicyPeer, PolicyPort,
+    PolicyRule, PortRef, Protocol, Service, ServicePort, ServiceType, TrafficPolicy, annotations::ServiceAnnotations,
 };
 
 fn text() -> impl Strategy<Value = Box<str>> {
@@ -117,12 +117,29 @@ fn cidr() -> impl Strategy<Value = IpNet> {
 }
 
 fn object() -> impl Strategy<Value = Object> {
-    let pod =
-        (key(), labels(), option::of(text()), list(any::<IpAddr>()), any::<[bool; 2]>(), option::of(any::<u32>()))
-            .prop_map(|(key, labels, node, ips, [host_network, completed], grace_period_s)| {
-                let (labels, node) = (labels.into(), node.map(Into::into));
-                Object::Pod(Pod { key, labels, node, ips, host_network, completed, grace_period_s })
-            });
+    let port = (text(), protocol(), any::<u16>()).prop_map(|(name, protocol, port)| NamedPort {
+        name: name.into(),
+        protocol,
+        port,
+    });
+    let ends = (any::<[bool; 3]>(), option::of(any::<u32>()), any::<i64>());
+    let pod = (key(), labels(), option::of(text()), list(any::<IpAddr>()), list(any::<IpAddr>()), list(port), ends)
+        .prop_map(|(key, labels, node, ips, host_ips, ports, (flags, grace_period_s, created_s))| {
+            let [host_network, completed, terminating] = flags;
+            Object::Pod(Pod {
+                key,
+                created_s,
+                labels: labels.into(),
+                node: node.map(Into::into),
+                host_ips: host_ips.into(),
+                ips,
+                host_network,
+                completed,
+                terminating,
+                grace_period_s,
+                ports: ports.into(),
+            })
+        });
     let node = (key(), list(any::<IpAddr>()), list(any::<IpAddr>()), list(cidr()), labels()).prop_map(
         |(key, internal_ips, external_ips, pod_cidrs, annotations)| {
             Object::Node(Node { key, internal_ips, external_ips, pod_cidrs, annotations })
@@ -133,9 +150,53 @@ fn object() -> impl Strategy<Value = Object> {
         slice(),
         pod,
         node,
-        (key(), labels()).prop_map(|(key, labels)| Object::Namespace(Namespace { key, labels: labels.into() })),
-        key().prop_map(|key| Object::NetworkPolicy(NetworkPolicy { key })),
+        (key(), labels(), option::of(text())).prop_map(|(key, labels, isolation)| {
+            Object::Namespace(Namespace { key, labels: labels.into(), isolation })
+        }),
+        network_policy(),
     ]
+}
+
+fn selector() -> impl Strategy<Value = LabelSelector> {
+    let operator = prop_oneof![
+        Just(LabelOperator::In),
+        Just(LabelOperator::NotIn),
+        Just(LabelOperator::Exists),
+        Just(LabelOperator::DoesNotExist),
+        text().prop_map(LabelOperator::Other),
+    ];
+    let requirement = (text(), operator, list(text())).prop_map(|(key, operator, values)| LabelRequirement {
+        key,
+        operator,
+        values: values.into(),
+    });
+    (labels(), list(requirement)).prop_map(|(labels, expressions)| LabelSelector {
+        match_labels: labels.into(),
+        match_expressions: expressions.into(),
+    })
+}
+
+fn network_policy() -> impl Strategy<Value = Object> {
+    let block = (text(), list(text())).prop_map(|(cidr, except)| IpBlock { cidr, except: except.into() });
+    let peer = (option::of(selector()), option::of(selector()), option::of(block))
+        .prop_map(|(pods, namespaces, block)| PolicyPeer { pods, namespaces, block });
+    let number = prop_oneof![any::<i64>().prop_map(PortRef::Number), text().prop_map(PortRef::Name)];
+    let port = (option::of(text()), option::of(number), option::of(any::<i64>()))
+        .prop_map(|(protocol, port, end_port)| PolicyPort { protocol, port, end_port });
+    let rule = (list(peer), list(port), option::of(text()))
+        .prop_map(|(peers, ports, unreadable)| PolicyRule { peers: peers.into(), ports: ports.into(), unreadable })
+        .boxed();
+    (key(), selector(), list(text()), list(rule.clone()), list(rule)).prop_map(
+        |(key, pod_selector, policy_types, ingress, egress)| {
+            Object::NetworkPolicy(NetworkPolicy {
+                key,
+                pod_selector,
+                policy_types: policy_types.into(),
+                ingress: ingress.into(),
+                egress: egress.into(),
+            })
+        },
+    )
 }
 
 fn event() -> impl Strategy<Value = ObjectEvent> {

@@ -1,0 +1,6 @@
+mod bad;
+mod events;
+mod prefix;
+mod random;
+mod scenarios;
+mod world;
