@@ -3,12 +3,99 @@
 //! The BPF crate cannot use these constants where an attribute or a function names the thing; the agent's test of the
 //! object's contents holds the two together.
 
-/// Per-CPU array: [`crate::TrafficClass`] to [`crate::Traffic`].
-pub const TRAFFIC_MAP: &str = "kr_traffic";
-/// Classifier that counts every packet and lets it pass on.
-pub const COUNT_PROGRAM: &str = "kr_count";
+/// Hash: [`crate::policy::Address`] of a local pod to [`crate::policy::Endpoint`].
+pub const ENDPOINTS: &str = "kr_eps";
+/// Array: number of a pod to [`crate::policy::PodGroups`].
+pub const PODS: &str = "kr_pods";
+/// Hash: interface index to [`crate::config::Iface`].
+pub const IFACES: &str = "kr_ifaces";
+/// Hash: [`crate::policy::Address`] to [`crate::policy::Peer`].
+pub const PEERS: &str = "kr_peers";
+/// Trie: [`crate::policy::CidrKey`] to [`crate::policy::Peer`].
+pub const CIDRS: &str = "kr_cidrs";
+/// Hash: [`crate::policy::ServiceKey`] to [`crate::policy::Service`].
+pub const SERVICES: &str = "kr_services";
+/// Array: [`crate::policy::port_index`] to port class.
+pub const PORTS: &str = "kr_ports";
+/// Hash: [`crate::policy::PolicyKey`] to [`crate::policy::PolicyRow`].
+pub const POLICY: &str = "kr_policy";
+/// Array: number of a rule to [`crate::config::RuleCount`].
+pub const RULES: &str = "kr_rules";
+/// Hash: [`crate::flow::FlowKey`] to [`crate::flow::Flow`].
+pub const FLOWS: &str = "kr_flows";
+/// Array: number of a pod to its rows in [`FLOWS`], an `i32`; [`crate::flow::ALL_PODS`] to all of them.
+pub const FLOW_COUNTS: &str = "kr_flow_counts";
+/// LRU hash: [`crate::config::FragKey`] to [`crate::config::FragPorts`].
+pub const FRAGS: &str = "kr_frags";
+/// Array: number of a pod to [`crate::config::Origin`].
+pub const ORIGINS: &str = "kr_origins";
+/// Per-CPU hash: [`crate::config::DropKey`] to [`crate::Traffic`].
+pub const DROPS: &str = "kr_drops";
+/// Per-CPU array of [`crate::event::Bucket`].
+pub const BUCKETS: &str = "kr_buckets";
+/// Ring buffer of [`crate::event::Event`].
+pub const EVENTS: &str = "kr_events";
+/// Array of one [`crate::config::Config`].
+pub const CONFIG: &str = "kr_config";
+/// Programs that answer refused packets: [`TAIL_ANSWER_BACK`] and [`TAIL_ANSWER_IN`].
+pub const TAILS: &str = "kr_tails";
+
+/// Per-CPU array: the packet at hand, [`crate::hooks::Case`]. The programs' own.
+pub const CASE: &str = "kr_case";
+
+pub const MAPS: [&str; 19] = [
+    ENDPOINTS,
+    PODS,
+    IFACES,
+    PEERS,
+    CIDRS,
+    SERVICES,
+    PORTS,
+    POLICY,
+    RULES,
+    FLOWS,
+    FLOW_COUNTS,
+    FRAGS,
+    ORIGINS,
+    DROPS,
+    BUCKETS,
+    EVENTS,
+    CONFIG,
+    TAILS,
+    CASE,
+];
+
+/// At the node's end of a pod's veth, ingress: what the pod sends.
+pub const POD_OUT: &str = "kr_pod_out";
+/// The same, egress: what the pod gets.
+pub const POD_IN: &str = "kr_pod_in";
+/// At uplinks and tunnels.
+pub const UPLINK_IN: &str = "kr_uplink_in";
+pub const UPLINK_OUT: &str = "kr_uplink_out";
+/// Answers out of the interface through which the packet came.
+pub const ANSWER_BACK: &str = "kr_answer_back";
+/// Answers as if the answer had come in through the interface through which the packet would have gone.
+pub const ANSWER_IN: &str = "kr_answer_in";
+
+pub const PROGRAMS: [&str; 6] = [POD_OUT, POD_IN, UPLINK_IN, UPLINK_OUT, ANSWER_BACK, ANSWER_IN];
+
+/// Places in [`TAILS`].
+pub const TAIL_ANSWER_BACK: u32 = 0;
+pub const TAIL_ANSWER_IN: u32 = 1;
+pub const TAIL_COUNT: u32 = 2;
 
 /// What the kernel keeps of a name.
 pub const LONGEST: usize = 15;
 
-const _: () = assert!(TRAFFIC_MAP.len() <= LONGEST && COUNT_PROGRAM.len() <= LONGEST);
+const fn fits(names: &[&str]) -> bool {
+    let mut at = 0;
+    while at < names.len() {
+        if names[at].len() > LONGEST {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+const _: () = assert!(fits(&MAPS) && fits(&PROGRAMS));

@@ -16,4 +16,10 @@ macro_rules! plain {
     };
 }
 
+use crate::{config, event, flow, policy};
+
 plain!(crate::Traffic);
+plain!(policy::Address, policy::Endpoint, policy::PodGroups, policy::Peer, policy::PolicyKey, policy::PolicyRow);
+plain!(policy::CidrKey, flow::FlowKey, flow::Flow, event::Event, event::EventHead, event::Bucket);
+plain!(config::Config, config::Iface, config::FragKey, config::FragPorts, config::Origin, config::RuleCount);
+plain!(config::DropKey);

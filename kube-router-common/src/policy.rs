@@ -20,37 +20,42 @@ use core::mem::size_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Group of a pod that no policy isolates in this direction: everything is allowed.
+/// Group of a pod that no policy speaks of in this direction: everything is allowed.
 pub const NOT_ISOLATED: u32 = 0;
+/// Group that never has rows: nothing is allowed.
+pub const CLOSED: u32 = u32::MAX;
 /// Class of a peer that no rule names.
 pub const CLASS_WORLD: u32 = 0;
 /// Port class of a port that no rule names.
 pub const PORTS_OTHER: u32 = 0;
 /// In a key of [`PolicyKey`]: whatever the class, or the port class, is.
 pub const ANY: u32 = u32::MAX;
-/// Port class of what has no ports, or of a fragment whose ports are unknown: only rows for [`ANY`] fit.
+/// Port class of what has no ports, or of a fragment whose ports are unknown. Rules that allow ports have no rows for it, so
+/// that only those for [`ANY`] fit; rules that deny ports have.
 pub const PORTLESS: u32 = u32::MAX - 1;
 
 /// Pods of one node, plus one, as number 0 is nobody. A kubelet's default is 110, large nodes run 250 to 500; two
 /// addresses each.
 pub const MAX_PODS: u32 = 4_096;
 /// Addresses of local pods: two for each pod.
-pub const MAX_ENDPOINTS: u32 = 2 * MAX_PODS;
+pub const DEFAULT_ENDPOINTS: u32 = 2 * MAX_PODS;
 /// Addresses of all pods of the cluster that a policy of this node names or could name, of nodes, and of services.
-pub const MAX_PEERS: u32 = 262_144;
-/// Prefixes of ipBlocks and of their exceptions.
-pub const MAX_CIDRS: u32 = 65_536;
+pub const DEFAULT_PEERS: u32 = 262_144;
+/// Prefixes of ipBlocks and of their exceptions, and as many again while they change.
+pub const DEFAULT_CIDRS: u32 = 131_072;
 /// Rows of all groups: groups x classes x port classes that some rule allows.
-pub const MAX_ROWS: u32 = 1_048_576;
+pub const DEFAULT_ROWS: u32 = 1_048_576;
 /// Rules that are told apart by counters. Further ones are counted as rule 0.
 pub const MAX_RULES: u32 = 65_536;
+/// Ports of services: each address with each port, and each node port once.
+pub const DEFAULT_SERVICES: u32 = 131_072;
 /// Flows of pods; as the kernel's own table (nf_conntrack_max) has on a machine of this size.
-pub const MAX_FLOWS: u32 = 262_144;
+pub const DEFAULT_FLOWS: u32 = 262_144;
 /// Protocols with ports: TCP, UDP, SCTP, in this order in the table of ports.
 pub const PORT_PROTOCOLS: u32 = 3;
 pub const PORT_ENTRIES: u32 = PORT_PROTOCOLS * 65_536;
 /// Counters of refused packets: pod, direction and reason.
-pub const MAX_DROPS: u32 = 16_384;
+pub const DEFAULT_DROPS: u32 = 16_384;
 
 /// Index into the table of port classes; `None` for a protocol without ports.
 #[inline(always)]
@@ -64,11 +69,11 @@ pub const fn port_index(protocol: u8, port: u16) -> Option<u32> {
     Some(place * 65_536 + port as u32)
 }
 
-/// An address; see the module about IPv4.
+/// An address; see the module about IPv4. Aligned, so that programs copy and compare words instead of bytes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct Address(pub [u8; 16]);
 
 impl Address {
@@ -127,15 +132,47 @@ pub struct PodGroups {
 #[repr(C)]
 pub struct Peer {
     pub class: u32,
-    /// [`Peer::NODE`] and [`Peer::SERVICE`].
+    /// [`Peer::NODE`] and the others.
     pub flags: u32,
 }
 
 impl Peer {
     /// An address of this node: what it sends to its own pods is always allowed.
     pub const NODE: u32 = 1;
-    /// An address of a service. Who really answers is seen behind the load balancer; egress is judged there.
+    /// An address of a service; its ports are in the table of services.
     pub const SERVICE: u32 = 2;
+    /// A pod of another node: nothing behind an interface of this node speaks for it.
+    pub const REMOTE: u32 = 4;
+}
+
+/// A port at which a service answers. Who really answers is seen behind the load balancer; egress is judged there.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ServiceKey {
+    /// All zero: any address of the node.
+    pub address: Address,
+    pub port: u16,
+    pub protocol: u8,
+    pub pad: u8,
+}
+
+/// A process of this node among those who may answer. What a load balancer hands to it passes no hook any more, so a pod
+/// whose policies forbid it is refused at once, whomever it would have got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Service {
+    /// Port 0: none.
+    pub host: Address,
+    pub host_port: u16,
+    /// [`Service::MORE`]
+    pub flags: u16,
+}
+
+impl Service {
+    /// There are more such processes than one: pods with egress rules are refused.
+    pub const MORE: u16 = 1;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -163,6 +200,7 @@ impl PolicyRow {
 }
 
 const _: () = assert!(size_of::<CidrKey>() == 24 && size_of::<Endpoint>() == 16 && size_of::<PodGroups>() == 8);
+const _: () = assert!(size_of::<ServiceKey>() == 20 && size_of::<Service>() == 20);
 const _: () = assert!(size_of::<Peer>() == 8 && size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 8);
 
 /// The answer for one new flow.

@@ -1,13 +1,37 @@
 //! Access to packets and map values: the one place of this crate with unsafe code (besides what every BPF object must
 //! hold: licence and panic handler).
 
-use aya_ebpf::{
-    bindings::bpf_hdr_start_off::BPF_HDR_START_NET, helpers::bpf_skb_load_bytes_relative, programs::TcContext,
+use core::{
+    hint::black_box,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::{MaybeUninit, offset_of},
 };
-use kube_router_common::Traffic;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_hdr_start_off::BPF_HDR_START_NET},
+    btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
+    helpers::{
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+    maps::lpm_trie::Key,
+    programs::TcContext,
+};
+use kube_router_common::{
+    config::RuleCount,
+    event::{CAPTURE, Event, EventHead},
+    hooks::Count,
+    policy::{CidrKey, Peer},
+};
+
+/// What begins further on is not looked for in the linear part.
+const LAST_AT_HAND: u32 = 255;
+
+pub const REDIRECT_INGRESS: u64 = BPF_F_INGRESS as u64;
 
 /// The packet's protocol (`ETH_P_*`, host byte order), for devices without a link-layer header too. The kernel has taken
-/// VLAN tags off what comes in; a tag still in a packet that goes out reads as the tag's protocol.
+/// one VLAN tag off what comes in; a second one reads as the tag's protocol.
 #[inline(always)]
 pub fn ethertype(context: &TcContext) -> u16 {
     // SAFETY: the kernel hands a valid `__sk_buff` to the program and the verifier lets this field be read.
@@ -15,23 +39,293 @@ pub fn ethertype(context: &TcContext) -> u16 {
     u16::from_be(protocol as u16)
 }
 
-/// One byte of the network header; `None` if the packet ends before it.
 #[inline(always)]
-pub fn network_byte(context: &TcContext, offset: u32) -> Option<u8> {
-    let mut byte = 0u8;
-    // SAFETY: the helper writes one byte, to a variable of one byte, or fails.
-    let failed = unsafe {
-        bpf_skb_load_bytes_relative(context.skb.skb.cast(), offset, (&raw mut byte).cast(), 1, BPF_HDR_START_NET)
-    };
-    (failed == 0).then_some(byte)
+pub fn is_tagged(context: &TcContext) -> bool {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*context.skb.skb).vlan_present != 0 }
 }
 
-/// Adds to counters of this processor. A program of another kind that interrupts here may lose one addition.
+/// The network of the tag that was taken off (VLAN_VID_MASK of include/linux/if_vlan.h).
 #[inline(always)]
-pub fn add(counters: *mut Traffic, packet: Traffic) {
-    // SAFETY: `counters` comes from a lookup in a per-CPU array that succeeded: it is valid and aligned, and only this
-    // processor writes to it.
-    unsafe { *counters = (*counters).plus(packet) }
+pub fn vlan(context: &TcContext) -> Option<u32> {
+    // SAFETY: as in `ethertype`.
+    is_tagged(context).then(|| unsafe { (*context.skb.skb).vlan_tci } & 0x0fff)
+}
+
+#[inline(always)]
+pub fn ifindex(context: &TcContext) -> u32 {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*context.skb.skb).ifindex }
+}
+
+#[inline(always)]
+pub fn note(context: &TcContext) -> u16 {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*context.skb.skb).tc_index as u16 }
+}
+
+#[inline(always)]
+pub fn set_note(context: &TcContext, note: u16) {
+    // SAFETY: as in `ethertype`; a classifier may write this field.
+    unsafe { (*context.skb.skb).tc_index = u32::from(note) }
+}
+
+#[inline(always)]
+pub fn mark(context: &TcContext) -> u32 {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*context.skb.skb).mark }
+}
+
+#[inline(always)]
+pub fn set_mark(context: &TcContext, mark: u32) {
+    // SAFETY: as in `set_note`.
+    unsafe { (*context.skb.skb).mark = mark }
+}
+
+/// Has it a socket, and none of IPv4 or IPv6? A veth without GRO or XDP leaves the packet its socket; what was forwarded,
+/// cut into segments or comes from vhost has none (docs/packets.md, what is known to get past).
+#[inline(always)]
+pub fn has_foreign_socket(context: &TcContext) -> bool {
+    const AF_INET: u32 = 2;
+    const AF_INET6: u32 = 10;
+    // SAFETY: as in `ethertype`; the verifier lets the socket's family be read once it is known to be there.
+    unsafe {
+        let socket = (*context.skb.skb).__bindgen_anon_2.sk;
+        !socket.is_null() && !matches!((*socket).family, AF_INET | AF_INET6)
+    }
+}
+
+/// Is the checksum left to the device that sends the packet (CHECKSUM_PARTIAL of include/linux/skbuff.h)? Then the helper
+/// that keeps a transport checksum true leaves it alone; it is made to work on the packet's first two bytes, which are
+/// written back. Without memory it does, too: then nothing can be cut either, and the packet goes.
+#[inline(always)]
+pub fn is_partial(context: &TcContext) -> bool {
+    let skb = context.skb.skb;
+    let Some(before) = bytes::<2>(context, 0) else { return true };
+    // SAFETY: helpers check their arguments; the last says that the sum changes by a word, from 0 to 1.
+    unsafe { bpf_l4_csum_replace(skb.cast(), 0, 0, 1, 4) };
+    let after = bytes::<2>(context, 0);
+    // SAFETY: the helper reads the two bytes.
+    unsafe { bpf_skb_store_bytes(skb.cast(), 0, before.as_ptr().cast(), 2, 0) };
+    after == Some(before)
+}
+
+/// Of a packet that leaves its checksum to the device: will that be written before byte `end`? A packet is not cut in front
+/// of its checksum's end (`__bpf_skb_min_len` of net/core/filter.c); where it is cut, the answer is yes.
+#[inline(always)]
+pub fn is_written_before(context: &TcContext, end: u32) -> bool {
+    const EINVAL: i64 = 22;
+    // The checksum has two bytes: one that begins at `end` ends behind this.
+    let length = end.saturating_add(1);
+    // SAFETY: the helper checks its arguments; nothing holds on to what lay in the packet.
+    unsafe { bpf_skb_change_tail(context.skb.skb.cast(), length, 0) != -EINVAL }
+}
+
+/// Bytes from the network header on, to their place; false if the packet ends before them.
+#[inline(always)]
+pub fn copy<const N: usize>(context: &TcContext, at: u32, to: &mut [u8; N]) -> bool {
+    let to = to.as_mut_ptr().cast();
+    // SAFETY: the helper writes no more than N bytes.
+    unsafe { bpf_skb_load_bytes_relative(context.skb.skb.cast(), at, to, N as u32, BPF_HDR_START_NET) == 0 }
+}
+
+/// What any bytes are one of.
+pub trait Plain: Copy {}
+impl Plain for u8 {}
+impl Plain for u16 {}
+impl Plain for u32 {}
+impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// What lies `at` bytes behind the start of the packet, if that is in its linear part: a load, where a helper's call costs
+/// some sixty instructions. The linear part may end with the link-layer header.
+#[inline(always)]
+pub fn at_hand<T: Plain>(context: &TcContext, at: u32) -> Option<T> {
+    // The verifier wants to see a bound.
+    if at > LAST_AT_HAND {
+        return None;
+    }
+    let start = context.data() + at as usize;
+    if start + size_of::<T>() > context.data_end() {
+        return None;
+    }
+    // SAFETY: so many bytes are there, as the verifier checks, and any bytes will do. Where the processor cares about
+    // alignment, the verifier does (it takes a network header as aligned to words, which NET_IP_ALIGN makes it there).
+    Some(unsafe { (start as *const T).read() })
+}
+
+/// Makes the linear part reach so far; false if the packet does not, or there is no memory. Pages behind it may be shared with a pod, which could change them
+/// after the verdict; the linear part is the kernel's own.
+#[inline(always)]
+pub fn bring(context: &TcContext, at: u32, length: usize) -> bool {
+    // SAFETY: the helper checks its arguments; nothing holds on to what lay in the linear part.
+    unsafe { bpf_skb_pull_data(context.skb.skb.cast(), at.saturating_add(length as u32)) == 0 }
+}
+
+/// What lies `at` bytes behind the start of the network header; `None` if the packet ends before that.
+#[inline(always)]
+pub fn network<T: Plain>(context: &TcContext, at: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let (to, length) = (value.as_mut_ptr().cast(), size_of::<T>() as u32);
+    // SAFETY: the helper writes all bytes of the variable, or fails.
+    let failed = unsafe { bpf_skb_load_bytes_relative(context.skb.skb.cast(), at, to, length, BPF_HDR_START_NET) };
+    // SAFETY: it did not fail, and any bytes will do.
+    (failed == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// Bytes from the start of the packet on.
+#[inline(always)]
+pub fn bytes<const N: usize>(context: &TcContext, at: u32) -> Option<[u8; N]> {
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+    // SAFETY: the helper writes all N bytes, to a variable of N bytes, or fails.
+    let failed = unsafe { bpf_skb_load_bytes(context.skb.skb.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
+    // SAFETY: it did not fail.
+    (failed == 0).then(|| unsafe { bytes.assume_init() })
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: reads a clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The same as of the latest tick, a few milliseconds ago at most; much cheaper.
+#[inline(always)]
+pub fn coarse_ns() -> u64 {
+    // SAFETY: reads a clock.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// A copy of an entry that only the agent writes. It replaces entries, so a copy may mix an old and a new one only while
+/// the kernel reuses the memory of a deleted entry.
+#[inline(always)]
+pub fn get<K, V: Copy, const N: usize, const F: usize>(map: &HashMap<K, V, N, F>, key: &K) -> Option<V> {
+    // SAFETY: entries of maps without preallocation stay readable until the program ends (RCU).
+    unsafe { map.get(key) }.copied()
+}
+
+#[inline(always)]
+pub fn longest<const N: usize>(map: &LpmTrie<[u8; 20], Peer, N>, key: &CidrKey) -> Option<Peer> {
+    const { assert!(size_of::<Key<[u8; 20]>>() == size_of::<CidrKey>() && offset_of!(CidrKey, family) == 4) };
+    // SAFETY: both are 32 bits followed by 20 bytes, as asserted, and `Key` asks for no alignment.
+    let key = unsafe { &*core::ptr::from_ref(key).cast::<Key<[u8; 20]>>() };
+    map.get(key).copied()
+}
+
+/// A map value in its place. Other processors may write it at the same time: every field is a plain number whose old and
+/// new values both make sense.
+#[inline(always)]
+pub fn shared<V: 'static>(value: Option<*mut V>) -> Option<&'static mut V> {
+    // SAFETY: the pointer comes from a lookup that succeeded; it is valid and aligned until the program ends.
+    value.map(|value| unsafe { &mut *value })
+}
+
+/// Works on a map value in its place; see `shared`.
+#[inline(always)]
+pub fn with<V: 'static, R>(value: Option<*mut V>, work: impl FnOnce(&mut V) -> R) -> Option<R> {
+    shared(value).map(work)
+}
+
+/// A value that this program alone uses until it ends.
+#[inline(always)]
+pub fn exclusive<V>(value: Option<*mut V>) -> Option<&'static mut V> {
+    // SAFETY: the pointer comes from a lookup in a per-CPU array that succeeded, and programs at tc hooks do not interrupt
+    // each other.
+    value.map(|value| unsafe { &mut *value })
+}
+
+/// Adds a flow to counters that all processors share.
+#[inline(always)]
+pub fn add_shared(count: *mut RuleCount, bytes: u64) {
+    // SAFETY: the pointer comes from a lookup in an array that succeeded; it is valid and aligned.
+    unsafe {
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*count).flows, 1);
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*count).bytes, bytes);
+    }
+}
+
+/// A number in a map that all processors share.
+pub struct Shared(*mut i32);
+
+impl Shared {
+    #[inline(always)]
+    pub fn of(value: Option<*mut i32>) -> Option<Self> {
+        value.map(Shared)
+    }
+}
+
+impl Count for Shared {
+    #[inline(always)]
+    fn get(&self) -> i32 {
+        // SAFETY: as in `add_shared`.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn add(&self, number: i32) {
+        // SAFETY: as in `add_shared`.
+        unsafe {
+            atomic_xadd::<i32, i32, { AtomicOrdering::Relaxed }>(self.0, number);
+        }
+    }
+}
+
+/// Writes a record with the packet's first bytes; loses it if the ring is full.
+#[inline(always)]
+pub fn record<const N: usize>(context: &TcContext, ring: &RingBuf<Event, N>, fill: impl FnOnce(&mut EventHead)) {
+    let Some(mut entry) = ring.reserve(0) else { return };
+    let event: *mut Event = entry.as_mut_ptr();
+    let length = context.len();
+    // SAFETY: the ring gave us room for one event, which is written as a whole before anything reads it.
+    unsafe {
+        // In pieces that the compiler writes out; a larger one is a loop over bytes.
+        let packet: *mut [u8; CAPTURE / 2] = (&raw mut (*event).packet).cast();
+        (&raw mut (*event).head).write_bytes(0, 1);
+        packet.write_bytes(0, 1);
+        packet.add(1).write_bytes(0, 1);
+        fill(&mut (*event).head);
+        (*event).head.time_ns = bpf_ktime_get_ns();
+        if length > 0 {
+            // Old verifiers do not learn from a comparison with zero that a number is none; from a mask and a sum they do.
+            let last = black_box(if length > CAPTURE as u32 { CAPTURE as u32 } else { length } - 1);
+            let captured = (last & (CAPTURE as u32 - 1)) + 1;
+            if bpf_skb_load_bytes(context.skb.skb.cast(), 0, packet.cast(), captured) == 0 {
+                (*event).head.captured = captured as u8;
+            }
+        }
+    }
+    entry.submit(0);
+}
+
+#[inline(always)]
+pub fn tail_call<const N: usize>(context: &TcContext, programs: &ProgramArray<N>, place: u32) {
+    // SAFETY: nothing of this program needs to be dropped.
+    unsafe { programs.tail_call(context, place) }
+}
+
+/// Cuts the packet to `length` bytes, then makes room of `inserted` bytes behind the link-layer header. The first undoes
+/// offloads that the kernel had planned for the packet, but not its checksum (see `kube_router_common::answer`).
+#[inline(always)]
+pub fn reshape(context: &TcContext, length: u32, inserted: i32) -> bool {
+    // SAFETY: helpers check their arguments.
+    unsafe {
+        bpf_skb_change_tail(context.skb.skb.cast(), length, 0) == 0
+            && bpf_skb_adjust_room(context.skb.skb.cast(), inserted, BPF_ADJ_ROOM_MAC, 0) == 0
+    }
+}
+
+/// Writes the first `length` bytes over the start of the packet.
+#[inline(always)]
+pub fn store<const N: usize>(context: &TcContext, bytes: &[u8; N], length: usize) -> bool {
+    let length = if length < N { length } else { N };
+    // SAFETY: the helper reads no more than the array holds.
+    unsafe { bpf_skb_store_bytes(context.as_ptr().cast(), 0, bytes.as_ptr().cast(), length as u32, 0) == 0 }
+}
+
+#[inline(always)]
+pub fn redirect(ifindex: u32, flags: u64) -> i32 {
+    // SAFETY: the helper notes where to; the kernel checks.
+    unsafe { bpf_redirect(ifindex, flags) as i32 }
 }
 
 #[unsafe(link_section = "license")]

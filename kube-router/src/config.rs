@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use kube_router_common::sizes::Sizes;
 
 use crate::apply::IpvsTimeouts;
 
@@ -26,6 +27,7 @@ pub struct Config {
     pub record: Option<PathBuf>,
     pub http: HttpConfig,
     pub proxy: ProxyConfig,
+    pub firewall: FirewallConfig,
     /// Unix socket on which the running agent answers `kube-router dump`.
     pub socket: PathBuf,
 }
@@ -94,6 +96,45 @@ impl Default for ProxyConfig {
             load_balancer_ranges: Vec::new(),
             strict_external_ips: true,
             timeouts: IpvsTimeouts::default(),
+        }
+    }
+}
+
+/// Network policy's switches, named after the original's flags where it has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirewallConfig {
+    /// `--run-firewall`
+    pub enabled: bool,
+    /// `--netpol-default-deny`
+    pub default_deny: bool,
+    /// `--netpol-reject=drop`
+    pub silent: bool,
+    /// `--netpol-keep-established`
+    pub keep_established: bool,
+    /// `--netpol-anti-spoofing`
+    pub antispoof: bool,
+    /// `--iptables-sync-period`: the periodic full pass.
+    pub sync_period: Duration,
+    /// `--bpf-directory`: where maps, programs and links are pinned.
+    pub pins: PathBuf,
+    /// `--cni-socket`: where the network plugin asks; `None`: nobody listens.
+    pub cni_socket: Option<PathBuf>,
+    /// `--netpol-max-flows` and its like.
+    pub sizes: Sizes,
+}
+
+impl Default for FirewallConfig {
+    fn default() -> Self {
+        FirewallConfig {
+            enabled: false,
+            default_deny: false,
+            silent: false,
+            keep_established: false,
+            antispoof: true,
+            sync_period: Duration::from_secs(300),
+            pins: PathBuf::from("/sys/fs/bpf/kube-router"),
+            cni_socket: None,
+            sizes: Sizes::default(),
         }
     }
 }

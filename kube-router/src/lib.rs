@@ -4,15 +4,18 @@
 //!
 //! ```text
 //! objects -> watch -> cluster -> compile -> desired -> plan -> apply -> kernel
-//!                                                       reconcile decides when; observe shows everything out
+//!                                                       reconcile decides when; observe shows everything out;
+//!                                                       cni hears of pods that are about to start
 //! ```
 
 pub mod apply;
 pub mod cli;
 pub mod cluster;
+pub mod cni;
 pub mod compile;
 pub mod config;
 pub mod desired;
+pub mod explain;
 pub mod nl;
 pub mod objects;
 pub mod observe;

@@ -1,9 +1,13 @@
 //! The kube-router binary: gathers arguments, environment and facts, then prints or carries out the command.
 
-use std::{env, fs, path::Path, process::ExitCode};
+use std::{env, fs, io, path::Path, process::ExitCode};
 
 use anyhow::Context;
-use kube_router::cli::{self, Command, Facts, OutputFormat, Parsed, logging, version};
+use kube_router::cli::{
+    self, Command, Facts, Parsed, logging,
+    look::{LookCommand, Output},
+    version,
+};
 use kube_router::sys::memory;
 use tracing::{info, warn};
 
@@ -39,17 +43,38 @@ fn main() -> ExitCode {
     carry_out(command)
 }
 
-/// The last line on standard error is the reason, as in the original.
 fn carry_out(command: Command) -> ExitCode {
     let result = match command {
         Command::Run(config) => cli::run::run(&config).context("failed to run kube-router"),
         Command::CleanupConfig(config) => cli::cleanup::cleanup(&config),
         Command::Plan { config, output } => cli::plan::plan(&config, output),
         Command::Replay { file, config } => cli::replay::replay(&file, &config),
-        Command::Dump { what, socket, output } => dump(what, &socket, output),
+        Command::Look(command) => return look(command),
         // Printed before the log was set up.
         Command::Help(_) | Command::Version(_) => Ok(()),
     };
+    ended(result)
+}
+
+fn look(command: LookCommand) -> ExitCode {
+    let result = match command {
+        LookCommand::Explain { question, objects, maps, output } => {
+            return cli::explain::explain(&question, &objects, &maps, output);
+        }
+        LookCommand::Matrix { namespace, objects, output } => cli::matrix::show(namespace.as_deref(), &objects, output),
+        LookCommand::Monitor { wish, socket } => cli::monitor::monitor(&wish, &socket),
+        LookCommand::Dump { what, socket, maps, output } => {
+            let format = if output == Output::Json { cli::dump::Format::Json } else { cli::dump::Format::Text };
+            cli::dump::dump(what, &socket, &maps, format, &mut io::stdout().lock()).map_err(Into::into)
+        }
+        // Printed before the log was set up.
+        LookCommand::Help(_) => Ok(()),
+    };
+    ended(result)
+}
+
+/// The last line on standard error is the reason, as in the original.
+fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,12 +82,4 @@ fn carry_out(command: Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn dump(what: cli::dump::What, socket: &Path, output: OutputFormat) -> anyhow::Result<()> {
-    let format = match output {
-        OutputFormat::Text => cli::dump::Format::Text,
-        OutputFormat::Json => cli::dump::Format::Json,
-    };
-    Ok(cli::dump::dump(what, socket, format, &mut std::io::stdout())?)
 }

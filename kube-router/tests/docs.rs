@@ -15,12 +15,17 @@ use kube_router::{
         self, Facts,
         flags::{Area, Flag, TABLE},
         later::Need,
+        look,
     },
     compile::sysctls,
 };
 
+use kube_router_common::reason::Reason;
+
 #[path = "docs/markdown.rs"]
 mod markdown;
+#[path = "docs/packets.rs"]
+mod packets;
 
 use markdown::{Document, Line};
 
@@ -68,7 +73,7 @@ fn command_lines_parse() {
             seen.insert(argv.get(1).map(|word| if word.starts_with('-') { "agent" } else { word }.to_owned()));
         }
     }
-    for form in ["agent", "dump", "plan", "replay"] {
+    for form in ["agent", "dump", "explain", "matrix", "monitor", "plan", "replay"] {
         assert!(seen.contains(&Some(form.to_owned())), "no document shows the form {form}: {seen:?}");
     }
 }
@@ -79,7 +84,9 @@ fn flags_exist() {
         for (line, span) in document.spans() {
             let Some(flag) = span.strip_prefix("--") else { continue };
             let name = flag.split(['=', ' ']).next().unwrap_or_default();
-            let known = TABLE.iter().any(|row| row.name == name) || FOREIGN_FLAGS.contains(&name);
+            let known = TABLE.iter().any(|row| row.name == name)
+                || look::FLAGS.iter().any(|row| row.name == name)
+                || FOREIGN_FLAGS.contains(&name);
             if !known {
                 wrong(line, format!("there is no flag --{name}"));
             }
@@ -190,11 +197,11 @@ fn row(flag: &Flag) -> String {
     format!("| {short}`--{}` | {kind} | {default} | {state} | {} |\n", flag.name, flag.help)
 }
 
-/// The reasons are the CamelCase literals of the two rooms that report problems.
+/// The reasons are the CamelCase literals of the rooms that report problems, but for the value of an annotation.
 #[test]
 fn problems_table_is_the_code() {
     let mut reasons = BTreeSet::new();
-    for room in ["compile", "reconcile"] {
+    for room in ["compile", "compile/policy", "reconcile", "reconcile/policy"] {
         let dir = root().join("kube-router/src").join(room);
         for entry in fs::read_dir(&dir).expect("room") {
             let path = entry.expect("room").path();
@@ -205,11 +212,27 @@ fn problems_table_is_the_code() {
             }
         }
     }
+    reasons.remove("DefaultDeny");
     assert!(reasons.contains("AddressInUse") && reasons.contains("SysctlMissing"), "{reasons:?}");
     let text = read("docs/troubleshooting.md");
     let section = text.split("\n## Problems\n").nth(1).expect("a section of problems");
     let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     assert_eq!(cells.map(str::to_owned).collect::<BTreeSet<_>>(), reasons);
+}
+
+/// Reasons of refused packets stand with their numbers and names in docs/maps.md.
+#[test]
+fn reasons_of_drops_are_the_code() {
+    let text = read("docs/maps.md");
+    let (_, section) = text.split_once("\n## Reasons\n").expect("a section of reasons");
+    let shown: Vec<(String, String)> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" | `"))
+        .map(|(number, rest)| (number.to_owned(), rest.split('`').next().unwrap_or_default().to_owned()))
+        .collect();
+    let wanted: Vec<(String, String)> =
+        Reason::ALL.iter().map(|reason| ((*reason as u8).to_string(), reason.name().to_owned())).collect();
+    assert_eq!(shown, wanted);
 }
 
 /// At least two capitals, no two of them in a row, and nothing but letters.

@@ -17,7 +17,8 @@ use kube_router::{
         net::{NetlinkNet, monitor::AddressMonitor},
         sysctl::ProcSysctl,
     },
-    plan::{NetOp, Sysctl},
+    desired::Sysctl,
+    plan::NetOp,
 };
 use nix::sched::{CloneFlags, unshare};
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use kube_router::apply::net::pod_links::{PodLink, PodLinkMonitor, PodLinks};
+use kube_router::{
+    apply::net::pod_links::{PodLinkMonitor, PodLinks},
+    compile::links::PodLink,
+};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `body` on a thread in a network namespace of its own.
@@ -83,7 +86,7 @@ fn every_pod_is_found_by_its_veth() {
         two.connect("vethtwo", "02:00:00:00:00:02", &["10.1.0.6/24"]);
         run("ip link set vethone master br0");
         let mut reader = PodLinks::open().expect("socket");
-        let links = reader.read().expect("read");
+        let links = reader.read().expect("read").pods;
         assert_eq!(links.len(), 2, "a pair of this namespace is no pod's: {links:?}");
         let first = by_name(links.values(), "vethone").expect("vethone");
         assert_eq!(first.mac, [2, 0, 0, 0, 0, 1]);
@@ -98,7 +101,7 @@ fn every_pod_is_found_by_its_veth() {
         let index = by_name(links.values(), "vethtwo").expect("vethtwo").index;
         let link = reader.read_one(index).expect("read").expect("is there");
         assert_eq!((&*link.name, &link.addresses), ("renamed", &set(&["10.2.0.7"])));
-        assert_eq!(reader.read().expect("read").get(&index), Some(&link));
+        assert_eq!(reader.read().expect("read").pods.get(&index), Some(&link));
 
         // The pod goes.
         drop(two);
@@ -120,7 +123,7 @@ fn an_address_that_appears_in_a_pod_is_announced() {
         pod.connect("veth0", "02:00:00:00:00:03", &[]);
         let mut reader = PodLinks::open().expect("socket");
         // The kernel numbers a namespace when it is first mentioned.
-        assert_eq!(reader.read().expect("read").len(), 1);
+        assert_eq!(reader.read().expect("read").pods.len(), 1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async {
             let mut monitor = PodLinkMonitor::open().expect("monitor");
@@ -129,7 +132,7 @@ fn an_address_that_appears_in_a_pod_is_announced() {
             pod.run("ip address add 10.1.0.9/24 dev eth0");
             tokio::time::timeout(Duration::from_secs(10), monitor.changed()).await.expect("in time").expect("read");
         });
-        let links = reader.read().expect("read");
+        let links = reader.read().expect("read").pods;
         assert_eq!(by_name(links.values(), "veth0").expect("veth0").addresses, set(&["10.1.0.9"]));
     });
 }

@@ -7,6 +7,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::{Duration, Instant},
@@ -23,8 +24,8 @@ use crate::{
 /// The agent's default health port. Each namespace has its own loopback, so every agent can have it.
 pub const HEALTH_PORT: u16 = 20244;
 
-/// Patience for one HTTP question to the agent.
-const HTTP_PATIENCE: Duration = Duration::from_secs(5);
+/// Patience for one HTTP question to the agent: an emulated machine under load takes seconds to answer.
+const HTTP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often readiness is asked for.
 const POLL: Duration = Duration::from_millis(50);
@@ -55,6 +56,7 @@ impl Agent {
         command
             .arg(format!("--hostname-override={node}"))
             .arg(format!("--socket={}", folder.path().join("kube-router.sock").display()))
+            .arg(format!("--cni-socket={}", folder.path().join("cni.sock").display()))
             .arg(format!("--health-port={HEALTH_PORT}"))
             .args(arguments)
             .envs(env.iter().copied());
@@ -71,6 +73,11 @@ impl Agent {
         self.folder.path().join("kube-router.sock")
     }
 
+    /// The Unix socket on which the network plugin asks.
+    pub fn cni_socket(&self) -> PathBuf {
+        self.folder.path().join("cni.sock")
+    }
+
     /// Its namespace.
     pub fn ns(&self) -> &Namespace {
         &self.ns
@@ -84,6 +91,15 @@ impl Agent {
     /// `GET path` on any of its ports, e.g. the metrics.
     pub fn http(&self, port: u16, path: &str) -> Result<(u16, String)> {
         self.ns.run(|| get(port, path))
+    }
+
+    /// `GET path` on its socket, where the commands that look at it ask: the body of a good answer.
+    pub fn told(&self, path: &str) -> Result<String> {
+        let stream = UnixStream::connect(self.socket()).context("the agent's socket")?;
+        match exchange(stream, path)? {
+            (200, body) => Ok(body),
+            (status, body) => bail!("{path}: {status} {}", body.trim()),
+        }
     }
 
     /// Waits until `/readyz` says 200: everything that should be in the kernel is there.
@@ -141,9 +157,13 @@ pub fn run(ns: &Namespace, arguments: &[&str]) -> Result<String> {
 
 fn get(port: u16, path: &str) -> Result<(u16, String)> {
     let address = (Ipv4Addr::LOCALHOST, port).into();
-    let mut stream = TcpStream::connect_timeout(&address, HTTP_PATIENCE).with_context(|| format!("port {port}"))?;
+    let stream = TcpStream::connect_timeout(&address, HTTP_PATIENCE).with_context(|| format!("port {port}"))?;
     stream.set_read_timeout(Some(HTTP_PATIENCE))?;
     stream.set_write_timeout(Some(HTTP_PATIENCE))?;
+    exchange(stream, path)
+}
+
+fn exchange(mut stream: impl Read + Write, path: &str) -> Result<(u16, String)> {
     // 1.0, so that the answer is neither chunked nor kept open.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut bytes = Vec::new();

@@ -4,6 +4,7 @@
 //! * `pod-server` (a program of this crate) is what runs in a pod; [`probe`] is what talks to it.
 //! * [`agent`] runs the kube-router program on a node; [`api`] runs a real Kubernetes API server. `with-api-server` (a
 //!   program of this crate) runs one around a test, or beside a virtual machine.
+//! * [`chain`] calls the plugins of a CNI chain as a container runtime does.
 //! * [`objects`] writes Kubernetes objects as manifests.
 //! * [`demo`] shows all of it to people (the program of that name).
 //! * [`oracle`] asks programs that nobody here wrote (ipvsadm, ipset, ip, nft) what the kernel holds.
@@ -13,9 +14,12 @@
 
 pub mod agent;
 pub mod api;
+pub mod chain;
 pub mod demo;
 pub mod lab;
+pub mod netpol;
 pub mod objects;
 pub mod oracle;
+pub mod pins;
 pub mod probe;
 pub mod process;

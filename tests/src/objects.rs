@@ -56,6 +56,31 @@ pub fn node(node: &Node) -> Value {
     })
 }
 
+/// A running Pod of `default` for a pod of the lab.
+pub fn pod(pod: &Pod, labels: Value) -> Value {
+    let ips: Vec<Value> = pod.addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": pod.name, "namespace": "default", "labels": labels},
+        "spec": {"nodeName": pod.node, "containers": [{"name": "main", "image": "none"}]},
+        "status": {"phase": "Running", "podIP": pod.addresses.first(), "podIPs": ips},
+    })
+}
+
+/// A Namespace with its usual label.
+pub fn namespace(name: &str, mut labels: Value) -> Value {
+    labels["kubernetes.io/metadata.name"] = json!(name);
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+}
+
+/// A NetworkPolicy of `namespace`.
+pub fn policy(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+    })
+}
+
 /// A service under construction: its Service and its EndpointSlices.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {

@@ -34,9 +34,10 @@ pub fn build(toolchain: BpfToolchain) -> Result<()> {
     let mut cargo = cargo(&toolchain)?;
     cargo.current_dir(&dir).args(["build", "--release", "--locked", "--target", TARGET]);
     cargo.arg("--target-dir").arg(dir.join("target"));
+    // v3 has 32-bit arithmetic and jumps, which kernels know since 5.1.
     cargo.env(
         "CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS",
-        "-Clinker=bpf-linker -Cdebuginfo=2 -Clink-arg=--btf --cfg=bpf_target_arch=\"x86_64\"",
+        "-Clinker=bpf-linker -Cdebuginfo=2 -Clink-arg=--btf -Clink-arg=--disable-expand-memcpy-in-order -Ctarget-cpu=v3 --cfg=bpf_target_arch=\"x86_64\"",
     );
     // Flags meant for the agent (coverage, say) do not fit this target, and would replace the ones above.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"]

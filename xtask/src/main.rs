@@ -38,7 +38,7 @@ enum Command {
     Test(test::Args),
     /// Check format, lints, room borders, file sizes and licences
     Tidy(tidy::Args),
-    /// Measure, in a virtual machine whose clock counts instructions, and write target/bench/
+    /// Measure services or network policy, most of it in a virtual machine whose clock counts instructions
     Bench(bench::Args),
     /// Show the agent at work on a small cluster of network namespaces
     Demo(demo::Args),

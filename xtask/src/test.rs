@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the tests, tier by tier, and one closing line over all of them.
+//! `cargo xtask test`: the tests, tier by tier; then what failed, once more, and one closing line over all of them.
 //!
 //! Test binaries are compiled once, on this machine, and run by path: as they are, inside namespaces of their own
 //! (tiers 1, 2, 3, 5), or in virtual machines (tier 4), at most two at a time. What libtest prints passes through.
@@ -23,8 +23,8 @@ use count::Count;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this tier (0 to 5); repeatable. Without it: all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=5))]
+    /// Only this tier (0 to 6); repeatable. Without it: 0 to 5
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=6))]
     tier: Vec<u8>,
     /// Only tests whose name, or whose file's name, contains this text
     #[arg(long, value_name = "TEXT")]
@@ -95,6 +95,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if count == Count::default() {
         bail!("no test was run: nothing matches");
+    }
+    for failure in &count.failures {
+        println!("\nFAILED: {failure}");
     }
     println!("\n{count}");
     Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -168,15 +171,15 @@ fn unprivileged(filter: Option<&str>, alone: bool) -> Result<Count> {
     let status = child.wait()?;
     let verdicts = Count::of_libtest(&output);
     let mut count = Count::default();
-    for &verdict in &verdicts {
-        count += verdict;
-    }
+    let is_empty = verdicts.is_empty();
+    verdicts.into_iter().for_each(|verdict| count += verdict);
     if !status.success() && count.failed == 0 {
         bail!("{} ended with {status}", sh::line(&test));
     }
-    if verdicts.is_empty() {
+    if is_empty {
         bail!("{} ran no test binary", sh::line(&test));
     }
+    count.failures = Count::failures_of_libtest("tier 0", &output);
     if !alone {
         count.skipped = 0;
     }

@@ -60,13 +60,15 @@ impl Source {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut tidy = true;
+    let mut failed: Vec<String> = Vec::new();
     let mut check = |name: &str, outcome: Result<()>, begin: Instant| {
         match &outcome {
             Ok(()) => println!("{:6.1} s  {name}: ok", begin.elapsed().as_secs_f64()),
             Err(error) => println!("{:6.1} s  {name}: FAILED\n{error:#}", begin.elapsed().as_secs_f64()),
         }
-        tidy &= outcome.is_ok();
+        if outcome.is_err() {
+            failed.push(name.to_owned());
+        }
     };
     let sources = sources()?;
     for (name, findings) in [("rooms", rooms::check(&sources)), ("layout", layout::check(&sources))] {
@@ -80,7 +82,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let begin = Instant::now();
         check("licences", licences(), begin);
     }
-    Ok(if tidy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    // What failed may have scrolled away.
+    if !failed.is_empty() {
+        println!("not tidy: {}; see above", failed.join(", "));
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn verdict(findings: &[Finding]) -> Result<()> {

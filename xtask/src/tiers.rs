@@ -8,8 +8,9 @@
 //! | 3 | root, namespaces | traffic between nodes and pods on this machine's kernel |
 //! | 4 | QEMU | the same files, and IPVS, dummy, IPIP, SCTP, on kernels 6.1 and 6.12 |
 //! | 5 | kube-apiserver, etcd | against a real API server |
+//! | 6 | QEMU, half an hour | all scenarios of network policy, through services too, on both kernels; only when asked for |
 //!
-//! Tests of tiers 1 to 5 are `#[ignore]`d and only in integration test files (below a package's `tests/`), because
+//! Tests of tiers 1 to 6 are `#[ignore]`d and only in integration test files (below a package's `tests/`), because
 //! only those are found by this table; `cargo xtask tidy` checks that. The first rule that fits a file decides.
 
 /// Where a file's tests are run.
@@ -64,7 +65,10 @@ const NETWORK: &[&str] = &["ip_vs", "br_netfilter"];
 use Place::{Host, Vm};
 
 pub const RULES: &[Rule] = &[
-    Rule { memory_mib: 2048, ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm)]) },
+    Rule { memory_mib: 2048, ..rule("cni", "chain", &[(2, Host), (4, Vm)]) },
+    // A thousand crafted packets and a hundred thousand random ones, one by one.
+    Rule { memory_mib: 2048, timeout_s: 2700, ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm)]) },
+    Rule { modules: NETWORK, ..rule("kube-router", "bpf_ipvs", &[(4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_kernel", &[(1, Host), (4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_ipvs", &[(4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "ipvs_kernel", &[(4, Vm)]) },
@@ -75,6 +79,7 @@ pub const RULES: &[Rule] = &[
         timeout_s: 900,
         ..rule("kube-router", "kube_api", &[(5, Host)])
     },
+    Rule { kubernetes: true, control_plane: Some(&[]), ..rule("kube-router", "kube_events", &[(5, Host)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "net_kernel", &[(4, Vm)]) },
     rule("kube-router", "pod_links_kernel", &[(1, Host), (4, Vm)]),
     Rule {
@@ -85,8 +90,14 @@ pub const RULES: &[Rule] = &[
         timeout_s: 1800,
         ..rule("tests", "vm_api_*", &[(5, Vm)])
     },
+    Rule { modules: NETWORK, memory_mib: 2048, timeout_s: 3600, ..rule("tests", "vm_netpol_scenarios", &[(6, Vm)]) },
+    Rule { modules: NETWORK, memory_mib: 2048, timeout_s: 1800, ..rule("tests", "vm_netpol_*", &[(4, Vm)]) },
+    // As long as `cargo xtask demo` may take.
+    Rule { modules: NETWORK, memory_mib: 2048, timeout_s: 900, ..rule("tests", "vm_demo", &[(4, Vm)]) },
     Rule { modules: NETWORK, memory_mib: 2048, ..rule("tests", "vm_*", &[(4, Vm)]) },
     Rule { kubernetes: true, ..rule("tests", "api_*", &[(5, Host)]) },
+    // A thousand pods, one after the other and four at a time.
+    Rule { timeout_s: 1800, ..rule("tests", "netpol_starts", &[(3, Host)]) },
     rule("tests", "*", &[(3, Host)]),
 ];
 

@@ -66,6 +66,7 @@ pub fn open() -> Result<(Planes, Ledger)> {
         firewall: Box::new(timed("firewall", &ledger, KernelFirewall::open()?)),
         conntrack: Box::new(timed("conntrack", &ledger, KernelConntrack::open()?)),
         sysctl: Box::new(ProcSysctl::new()),
+        policy: None,
     };
     Ok((planes, ledger))
 }

@@ -89,12 +89,18 @@ impl Agent {
             queries: mpsc::channel(1).1,
             addresses: mpsc::channel(1).1,
             stop: watch::channel(false).1,
+            links: mpsc::channel(1).1,
+            asks: mpsc::channel(1).1,
+            policy_queries: mpsc::channel(1).1,
+            records: None,
         };
         let outputs = Outputs {
             metrics: Arc::new(Metrics::new(true)),
             pulse: Arc::new(Pulse::default()),
             health_checks,
+            problems: watch::channel(0).0,
             record: None,
+            monitor: Default::default(),
         };
         let driver = Driver::new(reconciler, planes, inputs, outputs, patience, Default::default());
         Ok(Agent { driver, ledger, _ends: (sink, ports) })

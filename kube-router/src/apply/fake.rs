@@ -12,9 +12,9 @@ use super::{
     PlaneError, SysctlPlane,
 };
 use crate::{
-    desired::{Destination, VirtualKey},
+    desired::{Destination, Sysctl, VirtualKey},
     nl::{NlError, Refusal},
-    plan::{FirewallOp, IpvsOp, NetOp, Observed, ObservedFirewall, ObservedIpvs, ObservedNet, Stage, Sysctl, UdpFlow},
+    plan::{FirewallOp, IpvsOp, NetOp, Observed, ObservedFirewall, ObservedIpvs, ObservedNet, Stage, UdpFlow},
 };
 
 /// What goes wrong at an order.

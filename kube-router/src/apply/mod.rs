@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod conntrack;
 pub mod fake;
+pub mod fake_policy;
 pub mod firewall;
 pub mod ipvs;
 pub mod net;
@@ -18,9 +19,11 @@ use std::{
 };
 
 use crate::{
-    desired::{Destination, VirtualKey},
+    compile::links::{Links, PodLink},
+    desired::{Destination, Sysctl, VirtualKey},
     nl::{NlError, Refusal},
-    plan::{FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, Sysctl, UdpFlow},
+    plan::enforcement::{ObservedPolicy, PolicyOrder},
+    plan::{FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, UdpFlow},
 };
 
 /// One order that was refused; `index` counts in the slice handed to `apply`. Orders not listed were carried out.
@@ -40,6 +43,8 @@ pub enum PlaneError {
     Netlink { what: &'static str, source: NlError },
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    #[error("network policy: {0}")]
+    Bpf(#[from] bpf::BpfError),
 }
 
 pub type Failures = Result<Vec<OpFailure>, PlaneError>;
@@ -100,6 +105,19 @@ pub trait FirewallPlane {
 pub trait ConntrackPlane {
     /// Removes the conntrack entries of these UDP flows; returns how many went.
     fn flush_udp(&mut self, flows: &[UdpFlow]) -> Result<usize, PlaneError>;
+}
+
+pub trait PolicyPlane {
+    /// Tables, interfaces and links, and where this agent's programs are attached.
+    fn observe(&mut self) -> Result<ObservedPolicy, PlaneError>;
+    /// The links alone.
+    fn links(&mut self) -> Result<Links, PlaneError>;
+    /// One pod's link; `None`: it is gone, or no pod's.
+    fn link(&mut self, index: u32) -> Result<Option<PodLink>, PlaneError>;
+    /// Carries the orders out until one fails: returns how many were, and why it ended.
+    fn apply(&mut self, orders: &[PolicyOrder]) -> (usize, Result<(), PlaneError>);
+    /// Everything is in force for the first time: what an older agent needed may go.
+    fn settled(&mut self);
 }
 
 pub trait SysctlPlane {

@@ -24,7 +24,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::{
     apply::{PlaneError, SysctlPlane},
-    plan::Sysctl,
+    desired::Sysctl,
 };
 
 /// Longest wait for modprobe. A full pass may run it twice, which must stay well under the minute after which the loop

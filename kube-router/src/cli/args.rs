@@ -5,6 +5,8 @@
 //! pflag's. Three forms where clap alone would differ are kept: a boolean never takes the next argument, any other
 //! flag takes it whatever it looks like (`--kubeconfig --x`), and words between flags are collected, not refused.
 
+use std::collections::BTreeMap;
+
 use clap::{
     Arg, ArgAction, ArgMatches, Command,
     builder::ValueParser,
@@ -14,6 +16,7 @@ use clap::{
 use super::{
     flags::{Flag, Flags, TABLE},
     go::quote,
+    look::{self, LookFlag},
     value::FlagValue,
 };
 
@@ -94,24 +97,33 @@ pub fn read_flags(args: &[String], output: bool) -> Result<Line, UsageError> {
     Ok(Line { flags: Flags::take(&mut matches), words, output })
 }
 
-/// The few flags of `dump`.
-pub struct DumpFlags {
-    pub help: bool,
-    pub socket: Option<String>,
-    pub output: Option<String>,
+/// A command line with few flags, see [`super::look`].
+pub struct Look {
+    /// The last value of each flag that was given, by its name.
+    pub values: BTreeMap<&'static str, String>,
     pub words: Vec<String>,
 }
 
-pub fn read_dump(args: &[String]) -> Result<DumpFlags, UsageError> {
-    let shared = TABLE.iter().filter(|flag| matches!(flag.name, "help" | "socket"));
-    let command = command().args(shared.map(|flag| (flag.arg)(flag))).arg(bare("output", Some('o'), false));
+pub fn read_look(form: look::Form, args: &[String]) -> Result<Look, UsageError> {
+    let command = command().args(look::flags_of(form).map(look_arg));
     let mut matches = command.try_get_matches_from(args).map_err(|error| translate(&error, args))?;
-    Ok(DumpFlags {
-        help: matches.remove_many::<bool>("help").and_then(Iterator::last).unwrap_or(false),
-        socket: last(&mut matches, "socket"),
-        output: last(&mut matches, "output"),
-        words: words(&mut matches),
-    })
+    let values = look::flags_of(form).filter_map(|flag| Some((flag.name, last(&mut matches, flag.name)?))).collect();
+    Ok(Look { values, words: words(&mut matches) })
+}
+
+/// Values of booleans are read here: they become `true` or `false`.
+fn look_arg(flag: &'static LookFlag) -> Arg {
+    let arg = bare(flag.name, flag.short, flag.type_name.is_empty());
+    if !flag.type_name.is_empty() {
+        return arg;
+    }
+    arg.value_parser(ValueParser::new(move |text: &str| {
+        bool::parse(text).map(|value| value.to_string()).map_err(|reason| UsageError::InvalidValue {
+            flag: format!("--{}", flag.name),
+            value: quote(text),
+            reason: reason.to_string(),
+        })
+    }))
 }
 
 fn last(matches: &mut ArgMatches, name: &str) -> Option<String> {

@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use tracing::{error, info};
 
 use crate::{
-    apply::{FirewallPlane, IpvsPlane, NetPlane, PlaneError, firewall::KernelFirewall, ipvs::Ipvs, net::NetlinkNet},
+    apply::{
+        FirewallPlane, IpvsPlane, NetPlane, PlaneError, bpf, firewall::KernelFirewall, ipvs::Ipvs, net::NetlinkNet,
+    },
     config::Config,
     plan::{Observed, Stage, plan_cleanup},
 };
@@ -18,7 +20,17 @@ use crate::{
 /// # Errors
 /// Something of ours could not be removed; the log names it.
 pub fn cleanup(config: &Config) -> Result<()> {
-    clean(Ipvs::open(), NetlinkNet::open(), KernelFirewall::open(), &config.proxy.excluded_cidrs)
+    let policy = match bpf::remove_all(&config.firewall.pins) {
+        Ok(interfaces) => {
+            info!(interfaces, what = "BPF programs and tables", "cleaned up");
+            0
+        }
+        Err(error) => {
+            error!(%error, what = "BPF programs and tables", "not cleaned up");
+            1
+        }
+    };
+    clean(Ipvs::open(), NetlinkNet::open(), KernelFirewall::open(), &config.proxy.excluded_cidrs, policy)
 }
 
 fn clean(
@@ -26,8 +38,8 @@ fn clean(
     net: Result<impl NetPlane, PlaneError>,
     firewall: Result<impl FirewallPlane, PlaneError>,
     excluded: &[IpNet],
+    mut failed: usize,
 ) -> Result<()> {
-    let mut failed = 0;
     let ipvs = look(ipvs, IpvsPlane::observe, &mut failed);
     let net = look(net, NetPlane::observe, &mut failed);
     let firewall = look(firewall, FirewallPlane::observe, &mut failed);
@@ -129,7 +141,7 @@ mod tests {
                     Ok(kernel.clone())
                 }
             };
-            let error = clean(plane(0), plane(1), plane(2), &[]).expect_err("the exit status tells");
+            let error = clean(plane(0), plane(1), plane(2), &[], 0).expect_err("the exit status tells");
             assert!(error.to_string().starts_with("1 thing"), "{error}");
             let held = kernel.observe().expect("in memory");
             let left = [!held.ipvs.servers.is_empty(), held.net.dummy_exists, held.firewall.tables_exist];
@@ -144,7 +156,7 @@ mod tests {
         let kernel = kernel();
         let source = crate::nl::NlError::Socket(std::io::Error::from_raw_os_error(libc::ENOENT));
         let missing = PlaneError::Unavailable { what: "IPVS", source };
-        clean(Err::<FakeKernel, _>(missing), Ok(kernel.clone()), Ok(kernel.clone()), &[]).expect("clean");
+        clean(Err::<FakeKernel, _>(missing), Ok(kernel.clone()), Ok(kernel.clone()), &[], 0).expect("clean");
         assert!(!kernel.observe().expect("in memory").net.dummy_exists);
     }
 }

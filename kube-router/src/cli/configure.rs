@@ -11,6 +11,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use kube_router_common::sizes::Sizes;
 
 use super::{
     Env, Facts,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     apply::IpvsTimeouts,
-    config::{Config, HttpConfig, ProxyConfig, Source},
+    config::{Config, FirewallConfig, HttpConfig, ProxyConfig, Source},
 };
 
 /// Builds the configuration. Does not ask whether the source can be reached (see [`in_cluster`]).
@@ -39,6 +40,7 @@ pub fn config(flags: &Flags, env: &Env, facts: &Facts) -> Result<Config, StartEr
         record: path(&flags.record),
         http,
         proxy,
+        firewall: firewall(flags)?,
         socket: PathBuf::from(&flags.socket),
     })
 }
@@ -116,6 +118,31 @@ fn proxy(flags: &Flags) -> Result<ProxyConfig, StartError> {
         };
     }
     Ok(config)
+}
+
+/// Judged by [`validate::firewall`](super::validate::firewall) before.
+fn firewall(flags: &Flags) -> Result<FirewallConfig, StartError> {
+    if !flags.run_firewall {
+        // Where to clean up is told all the same.
+        return Ok(FirewallConfig { pins: PathBuf::from(&flags.bpf_directory), ..FirewallConfig::default() });
+    }
+    Ok(FirewallConfig {
+        enabled: true,
+        default_deny: flags.netpol_default_deny,
+        silent: flags.netpol_reject == "drop",
+        keep_established: flags.netpol_keep_established,
+        antispoof: flags.netpol_anti_spoofing,
+        sync_period: duration("iptables-sync-period", flags.iptables_sync_period)?,
+        pins: PathBuf::from(&flags.bpf_directory),
+        cni_socket: path(&flags.cni_socket),
+        sizes: Sizes {
+            flows: flags.netpol_max_flows,
+            pods: flags.netpol_max_pods,
+            peers: flags.netpol_max_peers,
+            services: flags.netpol_max_service_ports,
+            rows: flags.netpol_max_rows,
+        },
+    })
 }
 
 fn cidr(flag: &str, item: &str) -> Result<IpNet, String> {

@@ -1,16 +1,26 @@
-//! `kube-router dump services` and `dump problems`: ask the running agent over its status socket and print the answer.
+//! `kube-router dump`: what the running agent wants (`services`) and cannot do (`problems`), asked over its status socket;
+//! and what the kernel's tables of policy hold (`policy`, `endpoints`, `flows`), see [`kernel`].
 //!
-//! Reads nothing from the kernel itself: this shows what the agent wants, and what it cannot do; `ipvsadm -Sn` shows what
-//! the kernel has.
+//! The first two read nothing from the kernel: `ipvsadm -Sn` shows what that has.
 
-use std::{io, path::Path};
+pub mod kernel;
+mod rows;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::observe::{
-    socket::{PROBLEMS_PATH, SERVICES_PATH},
-    socket_client::{self, ClientError},
-    table,
+use super::tables::{self, TablesError};
+use crate::{
+    apply::bpf::BpfError,
+    observe::{
+        socket::{PROBLEMS_PATH, SERVICES_PATH},
+        socket_client::{self, ClientError},
+        table,
+    },
 };
 
 /// What is asked for.
@@ -20,15 +30,29 @@ pub enum What {
     Services,
     /// Every standing problem.
     Problems,
+    /// Rows of the kernel: who may reach whom.
+    Policy,
+    /// Pods of this node, as the kernel knows them.
+    Endpoints,
+    /// Live flows of pods.
+    Flows,
 }
 
 impl What {
-    pub fn named(word: &str) -> Option<Self> {
-        match word {
-            "services" => Some(What::Services),
-            "problems" => Some(What::Problems),
-            _ => None,
+    pub const ALL: [What; 5] = [What::Services, What::Problems, What::Policy, What::Endpoints, What::Flows];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            What::Services => "services",
+            What::Problems => "problems",
+            What::Policy => "policy",
+            What::Endpoints => "endpoints",
+            What::Flows => "flows",
         }
+    }
+
+    pub fn named(word: &str) -> Option<Self> {
+        What::ALL.into_iter().find(|what| what.name() == word)
     }
 }
 
@@ -46,14 +70,36 @@ pub enum DumpError {
     Agent(#[from] ClientError),
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
+    #[error(transparent)]
+    Tables(#[from] TablesError),
     /// No epoll instance; the machine is out of something.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
 }
 
-/// Prints the answer of the agent behind `socket` to `output`. Blocks; not to be called inside a runtime.
-pub fn dump(what: What, socket: &Path, format: Format, output: &mut impl io::Write) -> Result<(), DumpError> {
+impl From<BpfError> for DumpError {
+    fn from(error: BpfError) -> Self {
+        DumpError::Tables(error.into())
+    }
+}
+
+/// Prints the answer of the agent behind `socket`, or what is pinned below `maps`, to `output`. Blocks; not to be called
+/// inside a runtime.
+pub fn dump(
+    what: What,
+    socket: &Path,
+    maps: &Path,
+    format: Format,
+    output: &mut impl io::Write,
+) -> Result<(), DumpError> {
     match what {
+        What::Policy | What::Endpoints | What::Flows => {
+            let tables = tables::open(maps)?;
+            let (names, complaint) = kernel::names(socket)?;
+            complaint.into_iter().for_each(|complaint| eprintln!("{complaint}"));
+            let mut output = io::BufWriter::new(output);
+            ended(kernel::dump(what, &tables, &names, format, &mut output).and_then(|()| Ok(output.flush()?)))
+        }
         What::Services => ask(SERVICES_PATH, table::services, socket, format, output),
         What::Problems => ask(PROBLEMS_PATH, table::problems, socket, format, output),
     }
@@ -74,9 +120,13 @@ fn ask<Row: DeserializeOwned + Serialize>(
             .map_err(io::Error::from)
             .and_then(|()| output.write_all(b"\n")),
     };
-    match printed.and_then(|()| output.flush()) {
-        // `dump services | head`: the reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => Ok(outcome?),
+    ended(printed.and_then(|()| output.flush()).map_err(DumpError::Output))
+}
+
+/// `dump services | head`: the reader has seen enough.
+fn ended(outcome: Result<(), DumpError>) -> Result<(), DumpError> {
+    match outcome {
+        Err(DumpError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
     }
 }

@@ -158,7 +158,8 @@ use Need::{Asks, Deprecated, Harmless, Shapes, Works};
 flags! {
     General {
         cleanup_config "cleanup-config", bool = "false", Works,
-            "Remove what kube-router programmed on this node (IPVS services, addresses, packet filter rules) and exit.";
+            "Remove what kube-router programmed on this node (IPVS services, addresses, packet filter rules, BPF programs) \
+             and exit.";
         hostname_override "hostname-override", String = "", Works,
             "Name of this node's Node object. Without it: $NODE_NAME, then the host name.";
         enable_pprof "enable-pprof", bool = "false", Asks(Feature::Profiler),
@@ -184,7 +185,7 @@ flags! {
         record "record", String = "", Works,
             "Write every event received to this file as JSON lines, for 'kube-router replay'.";
         socket "socket", String = "/run/kube-router/kube-router.sock", Works,
-            "Unix socket on which the running agent answers 'kube-router dump'.";
+            "Unix socket on which the running agent answers dump, explain, matrix and monitor.";
     }
     Proxy {
         run_service_proxy "run-service-proxy", bool = "true", Works,
@@ -243,15 +244,40 @@ flags! {
             "Path for Prometheus metrics.";
     }
     Policy {
-        run_firewall "run-firewall", bool = "true", Asks(Feature::Firewall),
+        run_firewall "run-firewall", bool = "true", Works,
             "Enforce NetworkPolicy.";
-        iptables_sync_period "iptables-sync-period", GoDuration = "5m", Harmless(Feature::Firewall),
+        iptables_sync_period "iptables-sync-period", GoDuration = "5m", Works,
             "Period of the full check of policies.";
-        netpol_default_deny "netpol-default-deny", bool = "false", Asks(Feature::Firewall),
+        netpol_default_deny "netpol-default-deny", bool = "false", Works,
             "Reject traffic of local pods that the firewall does not cover yet.";
-        use_nftables_for_netpol "use-nftables-for-netpol", bool = "false", Asks(Feature::Firewall),
+        netpol_reject "netpol-reject", String = "icmp", Works,
+            "Answer to refused packets: icmp (port unreachable) or drop (none).";
+        netpol_keep_established "netpol-keep-established", bool = "false", Works,
+            "Connections live on when a policy starts to forbid them, as in the original.";
+        netpol_anti_spoofing "netpol-anti-spoofing", bool = "true", Works,
+            "Pods send from their own IP and hardware addresses only.";
+        netpol_max_flows "netpol-max-flows", u32 = "262144", Works,
+            "Connections of local pods that are tracked at the same time, a pod's at most half of them; further ones that need it \
+             are refused.";
+        netpol_max_pods "netpol-max-pods", u32 = "4096", Works,
+            "Pods of this node, plus one, at most 4096; further ones are shut.";
+        netpol_max_peers "netpol-max-peers", u32 = "262144", Works,
+            "Addresses of pods of the cluster, nodes and services that policies tell apart; and a fourth of it, prefixes of \
+             ipBlocks. Further ones match no rule that allows.";
+        netpol_max_service_ports "netpol-max-service-ports", u32 = "131072", Works,
+            "Ports of services; at further ones pods with egress rules are judged by the service's address.";
+        netpol_max_rows "netpol-max-rows", u32 = "1048576", Works,
+            "Rows that policies are compiled to, each a set of pods, of peers and of ports; pods whose rows do not fit have no \
+             new flows.";
+        cni_socket "cni-socket", String = "/run/kube-router/cni.sock", Works,
+            "Unix socket on which the network plugin kube-router-cni asks for pods that start; empty: none.";
+        bpf_directory "bpf-directory", String = "/sys/fs/bpf/kube-router", Works,
+            "Where tables and programs are pinned, so that they go on without the agent; in a BPF file system.";
+        use_nftables_for_netpol "use-nftables-for-netpol", bool = "false",
+            Deprecated("BPF programs enforce policy, neither iptables nor nftables does"),
             "Enforce policy through nftables instead of iptables.";
-        service_node_port_range "service-node-port-range", String = "30000-32767", Harmless(Feature::Firewall),
+        service_node_port_range "service-node-port-range", String = "30000-32767",
+            Deprecated("which ports are node ports is read from the services"),
             "Ports of node port services, LOW-HIGH or LOW:HIGH, which policy lets through to the node.";
     }
     Routing {

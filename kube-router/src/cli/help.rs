@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::flags::{Area, Flag, TABLE};
+use super::{
+    flags::{Area, Flag, TABLE},
+    look::{self, Form},
+};
 
 const WIDTH: usize = 100;
 /// Column at which the descriptions start.
@@ -16,8 +19,10 @@ pub fn forms(program: &str) -> String {
         "Usage of {program}:
   kube-router [flags]               run the agent on this node
   kube-router plan [flags]          print what the agent would program ('plan --help')
-  kube-router dump services         show the services of the running agent ('dump --help')
-  kube-router dump problems         show what the running agent cannot do, and why
+  kube-router dump WHAT             show services, problems, policy, flows ('dump --help')
+  kube-router explain [flags]       may A talk to B, and which rule says so? ('explain --help')
+  kube-router matrix [flags]        who can talk to whom ('matrix --help')
+  kube-router monitor [flags]       refused packets and new flows, live ('monitor --help')
   kube-router replay FILE [flags]   run recorded events through the agent ('replay --help')
 "
     )
@@ -56,29 +61,61 @@ pub fn plan(program: &str) -> String {
         "Usage of {program} plan:
   kube-router plan --manifests=DIR --hostname-override=NODE [-o text|json] [flags]
 
-Reads the objects once and prints what the agent would program on that node: virtual servers as
-ipvsadm -Sn prints them, addresses, sets, and every problem. Needs no root and touches no kernel.
-Takes all flags of the agent.
+Reads the objects once and prints what the agent would program for services on that node: virtual
+servers as ipvsadm -Sn prints them, addresses, sets, and every problem. Network policy is looked at
+with 'explain' and 'matrix'. Needs no root and touches no kernel. Takes all flags of the agent.
 
   -o, --output string   text (default) or json
 "
     )
 }
 
-/// `kube-router dump --help`.
-pub fn dump(program: &str) -> String {
-    format!(
-        "Usage of {program} dump:
-  kube-router dump services [--socket=PATH] [-o text|json]
-  kube-router dump problems [--socket=PATH] [-o text|json]
-
-Asks the running agent on this node for every virtual server it wants, with its endpoints, or for
-every problem that stands.
-
-      --socket string   the agent's socket (default /run/kube-router/kube-router.sock)
-  -o, --output string   text (default) or json
-"
-    )
+/// `--help` of a command with few flags.
+pub fn look(program: &str, form: Form) -> String {
+    let (forms, text) = match form {
+        Form::Dump => (
+            "  kube-router dump services|problems|policy|endpoints|flows [-o text|json]\n",
+            "services   every virtual server that the running agent wants, with its endpoints
+problems   what it cannot do, and why
+policy     rows of the kernel's table of policy: groups of pods, peers, ports, and the rule
+endpoints  this node's pods as the kernel knows them: number, address, interface, groups
+flows      live flows of pods, with state, age and the rule that allowed them
+The last three read pinned BPF maps; names come from the agent, and without it there are numbers.
+",
+        ),
+        Form::Explain => (
+            "  kube-router explain --from=NS/POD|IP --to=NS/POD|IP|NS/SERVICE [--port=tcp/80]
+  kube-router explain --manifests=DIR --from=... --to=...
+  kube-router explain --recording=FILE --from=... --to=...
+",
+            "Says what both ends do with new connections: which policies isolate them, and which rule allows or
+that none does. A service is followed to each of its endpoints. On a node the agent is asked,
+and what it says is compared with the kernel's tables. Exit status: 0 allowed, 1 denied (or not
+every way allowed), 2 error, 3 the kernel's tables differ from what the agent wants.
+",
+        ),
+        Form::Matrix => (
+            "  kube-router matrix [--namespace=NS] [-o text|json|html]
+  kube-router matrix --manifests=DIR [--namespace=NS] [-o text|json|html]
+",
+            "Prints a table of all pods: who can open connections to whom, at which ports. Pods that no policy
+tells apart share a row. With -o html a page that shows the deciding rule of each cell.
+",
+        ),
+        Form::Monitor => (
+            "  kube-router monitor [--drops] [--pod=NS/NAME] [--json] [--pcap=FILE]\n",
+            "Prints refused packets and new flows of this node's pods as they happen, with the rule that decided.
+New flows are told only while somebody asks for them, at most 10,000 a second.
+",
+        ),
+    };
+    let mut out = format!("Usage of {program} {}:\n{forms}\n{text}\n", form.name());
+    for flag in look::flags_of(form) {
+        let short = flag.short.map_or("    ".to_owned(), |short| format!("-{short}, "));
+        let head = format!("  {short}--{} {}", flag.name, flag.type_name);
+        writeln!(out, "{:<28}{}", head.trim_end(), flag.help).unwrap_or_default();
+    }
+    out
 }
 
 /// `kube-router replay --help`.

@@ -13,7 +13,6 @@ use super::flags::{Flags, TABLE};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Feature {
     Router,
-    Firewall,
     LoadBalancer,
     Bfd,
     Dsr,
@@ -24,7 +23,6 @@ impl Feature {
     fn name(self) -> &'static str {
         match self {
             Feature::Router => "pod networking (routes, BGP, tunnels, CNI)",
-            Feature::Firewall => "NetworkPolicy enforcement",
             Feature::LoadBalancer => "the load-balancer address allocator",
             Feature::Bfd => "BFD",
             Feature::Dsr => "direct server return",
@@ -36,7 +34,6 @@ impl Feature {
     fn is_off(self, flags: &Flags) -> bool {
         match self {
             Feature::Router => !flags.run_router,
-            Feature::Firewall => !flags.run_firewall,
             Feature::LoadBalancer => !flags.run_loadbalancer,
             Feature::Bfd => !flags.enable_bfd,
             Feature::Dsr | Feature::Profiler => false,
@@ -109,14 +106,6 @@ pub fn notices(flags: &Flags) -> Vec<Notice> {
             flag: "run-router",
             text: "pod networking is not in this release yet: no routes, no BGP, no tunnels, no CNI file; pods need another \
                    network (say so with --run-router=false)"
-                .into(),
-        });
-    }
-    if flags.run_firewall {
-        notices.push(Notice {
-            flag: "run-firewall",
-            text: "NetworkPolicy is NOT enforced: network policy is not in this release yet; every pod can be reached unless \
-                   something else enforces policy (acknowledge with --run-firewall=false)"
                 .into(),
         });
     }

@@ -8,7 +8,7 @@ use crate::{
     desired::{Desired, SetElement},
     objects::Protocol,
     observe::ServiceRow,
-    reconcile::{Reconciler, driver},
+    reconcile::{Reconciler, driver::report},
 };
 
 /// The whole answer, for JSON.
@@ -37,7 +37,7 @@ impl Listing {
         vips.sort();
         Listing {
             node: reconciler.node().name.to_string(),
-            services: driver::rows(reconciler),
+            services: report::rows(reconciler),
             addresses: vips
                 .into_iter()
                 .map(|address| Address { address, source: desired.route_source(address) })

@@ -2,7 +2,8 @@
 //!
 //! The original's command lines are in thousands of manifests, so its flags, value grammar, messages, exit statuses and
 //! the order of its checks are kept: flags, log level, help and version, root, stray words, API configuration, values.
-//! Beside that form there are three commands, chosen by the first word: `plan`, `dump` and `replay`.
+//! Beside that form there are commands, chosen by the first word: `plan` and `replay` take the agent's flags, `dump`,
+//! `explain`, `matrix` and `monitor` their own ([`look`]).
 //!
 //! [`parse`] is a pure function of the arguments, the environment and a few facts of the machine; `main` gathers these,
 //! prints, sets up the log and carries out the command. Nothing else in the program knows of flags.
@@ -16,16 +17,22 @@ pub mod cleanup;
 mod configure;
 pub mod dump;
 pub mod duration;
+pub mod explain;
 pub mod flags;
 pub mod go;
 pub mod help;
 pub mod later;
 pub mod listing;
 pub mod logging;
+pub mod look;
+pub mod matrix;
+pub mod monitor;
 pub mod plan;
+mod reading;
 mod rehearsal;
 pub mod replay;
 pub mod run;
+mod tables;
 pub mod validate;
 mod value;
 pub mod version;
@@ -76,11 +83,7 @@ pub enum Command {
         config: Box<Config>,
         output: OutputFormat,
     },
-    Dump {
-        what: dump::What,
-        socket: PathBuf,
-        output: OutputFormat,
-    },
+    Look(look::LookCommand),
     Replay {
         file: PathBuf,
         config: Box<Config>,
@@ -104,7 +107,12 @@ pub struct Parsed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CliError {
     /// The line cannot be read.
-    Usage { program: String, error: UsageError },
+    Usage {
+        program: String,
+        /// The first word, if it names a command.
+        command: Option<&'static str>,
+        error: UsageError,
+    },
     /// It can be read, but the agent must not start with it.
     Start(#[from] StartError),
     /// Every function is switched off.
@@ -127,12 +135,15 @@ impl fmt::Display for CliError {
     /// command forms, a near match and a hint, so that the reason stays on the screen.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CliError::Usage { program, error } => {
+            CliError::Usage { program, command, error } => {
                 f.write_str(&help::forms(program))?;
                 if let UsageError::UnknownFlag { near: Some(near), .. } = error {
                     writeln!(f, "Did you mean {near}?")?;
                 }
-                writeln!(f, "Run '{program} --help' for all flags.")?;
+                match command {
+                    Some(command) => writeln!(f, "Run '{program} {command} --help' for its flags.")?,
+                    None => writeln!(f, "Run '{program} --help' for all flags.")?,
+                }
                 write!(f, "{error}")
             }
             CliError::Start(error) => write!(f, "{error}"),
@@ -158,15 +169,18 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, env: &Env, facts: &Facts)
     let args: Result<Vec<String>, UsageError> = argv
         .map(|arg| arg.into_string().map_err(|arg| UsageError::NotUtf8(arg.to_string_lossy().into_owned())))
         .collect();
-    let usage = |error| CliError::Usage { program: program.clone(), error };
-    let args = args.map_err(usage)?;
+    let wrong = |command, error| CliError::Usage { program: program.clone(), command, error };
+    let args = args.map_err(|error| wrong(None, error))?;
     let (form, args) = match args.first().map(String::as_str) {
-        Some("dump") => return dump(&program, args::read_dump(&args[1..]).map_err(usage)?),
+        Some(word) if let Some(form) = look::Form::named(word) => {
+            return look(&program, form, &args[1..]).map_err(|error| wrong(Some(form.name()), error));
+        }
         Some("plan") => (Form::Plan, &args[1..]),
         Some("replay") => (Form::Replay, &args[1..]),
         _ => (Form::Agent, &args[..]),
     };
-    let Line { flags, words, output } = args::read_flags(args, form == Form::Plan).map_err(usage)?;
+    let Line { flags, words, output } =
+        args::read_flags(args, form == Form::Plan).map_err(|error| wrong(None, error))?;
     let level = go::parse_int32(&flags.verbosity)
         .map_err(|e| StartError(format!("failed to set log level to {}: {e}", go::quote(&flags.verbosity))))?;
     let done = |command, notices| Ok(Parsed { command, verbosity: Verbosity::from_level(level), notices });
@@ -220,12 +234,12 @@ fn startable(flags: &Flags) -> Result<(), CliError> {
     if !refusals.is_empty() {
         return start(refusals.join("\n"));
     }
-    match (flags.run_service_proxy, flags.run_router || flags.run_firewall) {
+    match (flags.run_service_proxy || flags.run_firewall, flags.run_router) {
         (true, _) => Ok(()),
         (false, false) => Err(CliError::Nothing),
         (false, true) => start(
-            "nothing to run: --run-service-proxy=false leaves only --run-router and --run-firewall, which this release does \
-             not have yet",
+            "nothing to run: --run-service-proxy=false and --run-firewall=false leave only --run-router, which this release \
+             does not have yet",
         ),
     }
 }
@@ -257,23 +271,10 @@ fn output_format(text: Option<String>) -> Result<OutputFormat, CliError> {
     }
 }
 
-fn dump(program: &str, typed: args::DumpFlags) -> Result<Parsed, CliError> {
-    let command = if typed.help {
-        Command::Help(help::dump(program))
-    } else {
-        let what = match typed.words.split_first() {
-            Some((word, rest)) => {
-                let Some(what) = dump::What::named(word) else {
-                    return start(format!("dump knows 'services' and 'problems', not '{word}'"));
-                };
-                no_words(rest)?;
-                what
-            }
-            None => return start("dump needs to know what: 'dump services' or 'dump problems'"),
-        };
-        let socket =
-            typed.socket.filter(|socket| !socket.is_empty()).unwrap_or_else(|| flags::default("socket").to_owned());
-        Command::Dump { what, socket: socket.into(), output: output_format(typed.output)? }
+fn look(program: &str, form: look::Form, args: &[String]) -> Result<Parsed, UsageError> {
+    let command = match look::read(program, form, args::read_look(form, args)?)? {
+        look::LookCommand::Help(text) => Command::Help(text),
+        command => Command::Look(command),
     };
     Ok(Parsed { command, verbosity: Verbosity::Info, notices: Vec::new() })
 }

@@ -49,6 +49,8 @@ impl Rehearsal {
                         self.reconciler.handle_connections(&server, counts.as_ref(), self.now_ms);
                     }
                 }
+                // Policy is rehearsed by nobody yet: the reconciler was not told of it.
+                Command::ObservePolicy | Command::ApplyPolicy(_) | Command::PolicySettled => break,
                 Command::Wait { .. } | Command::GiveUp { .. } => break,
             }
         }

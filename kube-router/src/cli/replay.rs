@@ -5,27 +5,19 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{OutputFormat, plan, rehearsal::Rehearsal};
+use super::{OutputFormat, plan, reading, rehearsal::Rehearsal};
 use crate::{
     config::Config,
     objects::ObjectEvent,
     plan::{IpvsOp, NetOp, Stage},
-    watch::recorded,
 };
 
 /// # Errors
-/// The file cannot be read. A line that cannot be understood is named and passed over.
+/// The file cannot be read, or is no recording. A line that cannot be understood is named and passed over.
 pub fn replay(file: &Path, config: &Config) -> Result<()> {
     let mut rehearsal = Rehearsal::new(config);
     let mut out = String::new();
-    for line in recorded::replay(file)? {
-        let (at_ms, event) = match line {
-            Ok(line) => line,
-            Err(error) => {
-                eprintln!("{error}; the line is passed over");
-                continue;
-            }
-        };
+    reading::recorded_lines(file, |at_ms, event| {
         let title = title(&event);
         rehearsal.at(at_ms);
         rehearsal.take(event);
@@ -34,7 +26,7 @@ pub fn replay(file: &Path, config: &Config) -> Result<()> {
             out.push_str(&format!("{:>10.3} s  {title}\n", at_ms as f64 / 1_000.0));
             stages.iter().filter_map(order).for_each(|order| out.push_str(&format!("{:14}{order}\n", "")));
         }
-    }
+    })?;
     super::print(&out)?;
     super::print(&plan::show(rehearsal, OutputFormat::Text)?)
 }

@@ -8,10 +8,11 @@
 //!
 //! SIGTERM and SIGINT end the agent and leave the dataplane as it is.
 
-use std::{collections::BTreeMap, sync::Arc, thread};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
+    io::unix::AsyncFd,
     runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -20,18 +21,24 @@ use tracing::{info, warn};
 
 use crate::{
     apply::{
-        PlaneError, ServerStats,
+        PlaneError, PolicyPlane, ServerStats,
+        bpf::{self, KernelPolicy, Tables},
         conntrack::KernelConntrack,
         firewall::KernelFirewall,
         ipvs::Ipvs,
-        net::{NetlinkNet, monitor::AddressMonitor},
+        net::{NetlinkNet, monitor::AddressMonitor, pod_links::PodLinkMonitor},
         sysctl::ProcSysctl,
     },
-    config::Config,
+    cni::server::{self, CniServer},
+    config::{Config, FirewallConfig, Source},
     desired::VirtualKey,
     objects::ObjectEvent,
     observe::{
-        Metrics, Pulse, Questions, StatsSource, http,
+        Metrics, PolicyQuery, PolicyQuestions, Pulse, Query, Questions, StatsSource,
+        events::{self, Events},
+        http,
+        policy_metrics::PolicyRows,
+        scrape::PolicySource,
         server::{Server, Wiring},
         socket,
     },
@@ -39,7 +46,7 @@ use crate::{
         Reconciler,
         driver::{DriveError, Driver, Inputs, Outputs, Planes},
     },
-    sys::clock,
+    sys::{bpffs, clock},
     watch as sources,
     watch::recorded::Recorder,
 };
@@ -58,32 +65,49 @@ impl StatsSource for Ipvs {
 /// # Errors
 /// A start that cannot succeed (address in use, unreadable kubeconfig, no view of the cluster in time).
 pub fn run(config: &Config) -> Result<()> {
-    let metrics = Arc::new(Metrics::new(config.proxy.enabled));
+    let metrics = Arc::new(Metrics::of(config.proxy.enabled, config.firewall.enabled));
     let pulse = Arc::new(Pulse::default());
-    let (questions, queries) = Questions::channel();
+    let (mut questions, queries) = Questions::channel();
+    let (policy, policy_queries) = PolicyQuestions::channel();
+    let monitor = policy.monitor().clone();
+    if config.firewall.enabled {
+        questions = questions.with_policy(policy);
+    }
     let (health_checks, health_check_ports) = watch::channel(BTreeMap::new());
 
     let endpoints = http::bind(&config.http)?;
     let status = socket::bind(&config.socket)?;
     let stats: Option<Box<dyn StatsSource>> = if config.proxy.enabled { Some(Box::new(Ipvs::open()?)) } else { None };
-    let wiring =
-        Wiring { metrics: metrics.clone(), pulse: pulse.clone(), questions, stats, health_checks: health_check_ports };
+    let policy_source: Option<Box<dyn PolicySource>> = match config.firewall.enabled {
+        true => Some(Box::new(PinnedRows { pins: config.firewall.pins.clone(), tables: None })),
+        false => None,
+    };
+    let (problems, problem_changes) = watch::channel(0);
+    let told = events_of(config).map(|events| events::run(events, questions.clone(), problem_changes));
+    let wiring = Wiring {
+        metrics: metrics.clone(),
+        pulse: pulse.clone(),
+        questions,
+        stats,
+        policy: policy_source,
+        health_checks: health_check_ports,
+    };
     let server = Server::start(endpoints, Some(status), wiring).context("starting the health and metrics server")?;
 
     let (stop, stopped) = watch::channel(false);
     let (sink, events) = mpsc::channel(EVENTS);
-    let outputs = Outputs { metrics, pulse, health_checks, record: None };
+    let outputs = Outputs { metrics, pulse, health_checks, problems, record: None, monitor };
     let (ended, end) = oneshot::channel();
     let loop_config = config.clone();
     let worker = thread::Builder::new().name("reconcile".into()).spawn(move || {
-        let result = reconcile(&loop_config, events, queries, stopped, outputs);
+        let result = reconcile(&loop_config, events, (queries, policy_queries), stopped, outputs);
         // Nobody listens if a signal came first.
         let _ = ended.send(());
         result
     })?;
 
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let source = runtime.block_on(watch_sources(config, sink, end));
+    let source = runtime.block_on(watch_sources(config, sink, end, told));
     // The order of the end: no more news, then the loop, then what shows it.
     stop.send_replace(true);
     let worked = worker.join().map_err(|_| anyhow!("the reconcile loop ended in a panic; see the message above"))?;
@@ -97,7 +121,11 @@ async fn watch_sources(
     config: &Config,
     sink: mpsc::Sender<ObjectEvent>,
     loop_ended: oneshot::Receiver<()>,
+    told: Option<impl Future<Output = ()> + Send + 'static>,
 ) -> Result<()> {
+    if let Some(told) = told {
+        tokio::spawn(told);
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -109,11 +137,17 @@ async fn watch_sources(
     Ok(())
 }
 
+/// Where standing problems are told as Kubernetes Events: in the API server that the objects come from.
+fn events_of(config: &Config) -> Option<Events> {
+    let Source::Kubernetes { kubeconfig, master } = &config.source else { return None };
+    Some(Events { kubeconfig: kubeconfig.clone(), master: master.clone(), node: config.node_name.to_string() })
+}
+
 /// The reconcile thread. Its planes belong to the network namespace that the process was started in.
 fn reconcile(
     config: &Config,
     events: mpsc::Receiver<ObjectEvent>,
-    queries: mpsc::Receiver<crate::observe::Query>,
+    (queries, policy_queries): (mpsc::Receiver<Query>, mpsc::Receiver<PolicyQuery>),
     stop: watch::Receiver<bool>,
     mut outputs: Outputs,
 ) -> Result<()> {
@@ -123,23 +157,49 @@ fn reconcile(
         let mut recorder = Recorder::create(path)?;
         outputs.record = Some(Box::new(move |event| recorder.record(event)));
     }
+    let (policy, records) = match config.firewall.enabled {
+        true => policy_plane(&config.firewall).map(|(plane, records)| (Some(plane), Some(records)))?,
+        false => (None, None),
+    };
+    let sweeper = policy.is_some().then(|| Sweeper::start(&config.firewall)).transpose()?;
     let planes = Planes {
         ipvs: Box::new(Ipvs::open()?),
         net: Box::new(NetlinkNet::open()?),
         firewall: Box::new(KernelFirewall::open()?),
         conntrack: Box::new(KernelConntrack::open()?),
         sysctl: Box::new(ProcSysctl::new()),
+        policy,
     };
-    let reconciler =
+    let mut reconciler =
         Reconciler::new(config.proxy.clone(), &config.node_name, config.cache_sync_timeout, clock::uptime_ms());
+    if config.firewall.enabled {
+        reconciler = reconciler.with_firewall(config.firewall.clone());
+    }
+    let (asker, asks) = server::channel();
+    let plugins = match &config.firewall.cni_socket {
+        Some(path) if config.firewall.enabled => Some(CniServer::start(path, asker)?),
+        _ => None,
+    };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (announce, addresses) = mpsc::channel(1);
         tokio::spawn(watch_addresses(announce));
-        let inputs = Inputs { events, queries, addresses, stop };
+        let (announce, links) = mpsc::channel(1);
+        if config.firewall.enabled {
+            tokio::spawn(watch_links(announce));
+        }
+        #[expect(deprecated, reason = "its successor is an unsafe fn; a ring buffer owns one descriptor for life")]
+        let records = records.map(AsyncFd::new).transpose();
+        let records = records.unwrap_or_else(|error| {
+            warn!(%error, "kube-router monitor shows nothing");
+            None
+        });
+        let inputs = Inputs { events, queries, addresses, links, asks, policy_queries, records, stop };
         let timeouts = config.proxy.timeouts;
         Driver::new(reconciler, planes, inputs, outputs, config.cache_sync_timeout, timeouts).run().await
     });
+    drop(plugins);
+    drop(sweeper);
     vigil.end();
     result.map_err(|DriveError::CacheSyncTimeout(_)| super::no_view_in_time(config))
 }
@@ -158,6 +218,91 @@ async fn watch_addresses(announce: mpsc::Sender<()>) {
         match announce.try_send(()) {
             Ok(()) | Err(mpsc::error::TrySendError::Full(())) => {}
             Err(mpsc::error::TrySendError::Closed(())) => return,
+        }
+    }
+}
+
+/// The pinned tables, opened when they are first asked for: the loop makes them.
+struct PinnedRows {
+    pins: PathBuf,
+    tables: Option<Tables>,
+}
+
+impl PolicySource for PinnedRows {
+    fn read(&mut self) -> Result<PolicyRows, String> {
+        let tables = match self.tables.take() {
+            Some(tables) => tables,
+            None => Tables::open(&bpf::root(&self.pins)).map_err(|error| error.to_string())?,
+        };
+        let rows = PolicyRows::read(&tables).map_err(|error| error.to_string());
+        self.tables = Some(tables);
+        rows
+    }
+}
+
+/// Loads the programs. An agent that was asked to enforce policy and cannot does not start.
+fn policy_plane(config: &FirewallConfig) -> Result<(Box<dyn PolicyPlane>, bpf::Events)> {
+    let hint = "network policy cannot be enforced (--run-firewall=false starts without it)";
+    bpffs::ensure(&config.pins).context(hint)?;
+    let mut plane = KernelPolicy::open(&config.pins, bpf::entries(&config.sizes)).context(hint)?;
+    let records = plane.dataplane().take_events().context(hint)?;
+    Ok((Box::new(plane), records))
+}
+
+/// Says when links of pods or their addresses change. Without it the periodic pass still notices.
+async fn watch_links(announce: mpsc::Sender<()>) {
+    let failed = |error| warn!(%error, "new pods are noticed only by the periodic pass");
+    let mut monitor = match PodLinkMonitor::open() {
+        Ok(monitor) => monitor,
+        Err(error) => return failed(error),
+    };
+    loop {
+        if let Err(error) = monitor.changed().await {
+            return failed(error);
+        }
+        match announce.try_send(()) {
+            Ok(()) | Err(mpsc::error::TrySendError::Full(())) => {}
+            Err(mpsc::error::TrySendError::Closed(())) => return,
+        }
+    }
+}
+
+/// Between two looks for flows that are over. Entries outlive their time by this much; they are refused all the same.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// The same while the table is more than a quarter full: a pod that floods gets half of it, and no more until a sweep.
+const SWEEP_OFTEN: Duration = Duration::from_secs(5);
+
+/// Removes flows that are over, on a thread of its own: a full table takes a while.
+struct Sweeper {
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Sweeper {
+    fn start(config: &FirewallConfig) -> Result<Self> {
+        let tables = Tables::open(&bpf::root(&config.pins))?;
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let many = config.sizes.flows as usize / 4;
+        let thread = thread::Builder::new().name("flows".into()).spawn(move || {
+            let mut wait = SWEEP_EVERY;
+            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
+                wait = SWEEP_EVERY;
+                match tables.sweep_flows(bpf::now_s()) {
+                    Ok(swept) if swept.live > many => wait = SWEEP_OFTEN,
+                    Ok(_) => {}
+                    Err(error) => warn!(%error, "flows that are over stay for now"),
+                }
+            }
+        })?;
+        Ok(Sweeper { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

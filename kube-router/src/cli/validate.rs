@@ -36,6 +36,18 @@ fn within(flag: &str, value: u64, low: u64, high: u64) -> Result<(), StartError>
 pub fn firewall(flags: &Flags) -> Result<(), StartError> {
     positive("iptables-sync-period", flags.iptables_sync_period)?;
     node_port_range(&flags.service_node_port_range).or_else(policy)?;
+    if !matches!(&*flags.netpol_reject, "icmp" | "drop") {
+        return policy(format!("--netpol-reject must be icmp or drop, got '{}'", flags.netpol_reject));
+    }
+    within("netpol-max-flows", flags.netpol_max_flows.into(), 1_024, 16_777_216)?;
+    // A pod's number must fit what a packet can be noted with.
+    within("netpol-max-pods", flags.netpol_max_pods.into(), 16, kube_router_common::policy::MAX_PODS.into())?;
+    within("netpol-max-peers", flags.netpol_max_peers.into(), 1_024, 16_777_216)?;
+    within("netpol-max-service-ports", flags.netpol_max_service_ports.into(), 1_024, 4_194_304)?;
+    within("netpol-max-rows", flags.netpol_max_rows.into(), 1_024, 16_777_216)?;
+    if !flags.bpf_directory.starts_with('/') {
+        return policy(format!("--bpf-directory must begin with '/', got '{}'", flags.bpf_directory));
+    }
     match flags.service_cluster_ip_range.len() {
         1..=2 => Ok(()),
         n => policy(format!("--service-cluster-ip-range takes one or two CIDRs, got {n}")),
@@ -55,7 +67,8 @@ fn node_port_range(text: &str) -> Result<(), String> {
     let port = |which: &str, part: &str| {
         part.parse::<u16>().map_err(|_| format!("could not parse {which} port number from range given: '{text}'"))
     };
-    if port("first", low)? >= port("second", high)? {
+    let (first, last) = (port("first", low)?, port("second", high)?);
+    if first >= last {
         return Err(format!("port 1 is greater than or equal to port 2 in range given: '{text}'"));
     }
     Ok(())
@@ -157,7 +170,7 @@ mod tests {
     #[test]
     fn node_ports() {
         for good in ["30000-32767", "30000:40000", "0-1", "1-65535"] {
-            assert_eq!(node_port_range(good), Ok(()), "{good}");
+            assert!(node_port_range(good).is_ok(), "{good}");
         }
         for bad in ["", "1", "1-", "-1", "1--2", "a-b", "1-65536", "70000-80000", "2-2", "40000-30000", "1-2-3", "+1-2"]
         {

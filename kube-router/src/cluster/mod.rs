@@ -16,7 +16,8 @@ use std::{
 };
 
 use crate::objects::{
-    EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectEvent, ObjectKey, Pod, Service,
+    ClusterNetworkPolicy, EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectEvent, ObjectKey, Pod,
+    Service,
 };
 use pods::Pods;
 use relist::Relist;
@@ -37,6 +38,8 @@ pub struct Dirty {
     /// Namespaces whose labels or annotations changed, by name.
     pub namespaces: BTreeSet<Arc<str>>,
     pub policies: BTreeSet<ObjectKey>,
+    /// ClusterNetworkPolicies by name.
+    pub cluster_policies: BTreeSet<Arc<str>>,
     /// A kind became complete or unavailable, or an input was rejected or mended.
     pub view: bool,
 }
@@ -44,6 +47,26 @@ pub struct Dirty {
 impl Dirty {
     pub fn is_empty(&self) -> bool {
         *self == Dirty::default()
+    }
+}
+
+/// What a network plugin knows of a pod that has just started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// `None`: the runtime did not tell.
+    pub uid: Option<Box<str>>,
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Announced {
+    /// Are these the pod's addresses, whatever its object says? If it is that very pod, its object can only be older: it
+    /// tells addresses of a sandbox that is gone, as after a reboot.
+    fn is_newer_than(&self, pod: &Pod) -> bool {
+        let is_same = |pod: &Pod| pod.ips.iter().all(|ip| self.addresses.contains(ip));
+        match pod.ips.is_empty() {
+            true => pod.may_be(self.uid.as_deref()),
+            false => self.uid.is_some() && pod.uid == self.uid && !self.addresses.is_empty() && !is_same(pod),
+        }
     }
 }
 
@@ -59,6 +82,7 @@ pub struct ClusterState {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: Pods,
     policies: BTreeMap<ObjectKey, Box<NetworkPolicy>>,
+    cluster_policies: BTreeMap<Arc<str>, Box<ClusterNetworkPolicy>>,
     /// Every name that many objects mention (namespaces, nodes), once.
     names: BTreeSet<Arc<str>>,
     /// So many names make a look for those that nobody mentions any more worth it.
@@ -67,6 +91,8 @@ pub struct ClusterState {
     complete: BTreeSet<Kind>,
     unavailable: BTreeMap<Kind, String>,
     rejected: BTreeMap<String, String>,
+    /// Addresses that a network plugin gave pods, until the API server tells.
+    announced: BTreeMap<ObjectKey, Announced>,
     /// Listed, and never understood: nobody knows what they want.
     obscure: BTreeSet<(Kind, ObjectKey)>,
 }
@@ -159,6 +185,13 @@ impl ClusterState {
                     self.policies.insert(policy.key.clone(), Box::new(policy));
                 }
             }
+            Object::ClusterNetworkPolicy(policy) => {
+                let name = &policy.key.name;
+                if self.cluster_policies.get(name).map(|known| &**known) != Some(&policy) {
+                    dirty.cluster_policies.insert(name.clone());
+                    self.cluster_policies.insert(name.clone(), Box::new(policy));
+                }
+            }
         }
     }
 
@@ -208,7 +241,37 @@ impl ClusterState {
         dirty.services.insert(service);
     }
 
+    /// A network plugin gave the pod these addresses, instead of those that it gave before; the pod may not be known yet.
+    pub fn announce(&mut self, key: &ObjectKey, announced: Announced, dirty: &mut Dirty) {
+        let before = self.announced.insert(key.clone(), announced);
+        let old = before.map(|before| before.addresses).unwrap_or_default();
+        self.without(key, &old, dirty);
+        if let Some(pod) = self.pods.get(key).cloned() {
+            self.insert_pod(pod, dirty);
+        }
+    }
+
+    /// The network plugin took these addresses away. A pod that has others by now keeps them.
+    pub fn retract(&mut self, key: &ObjectKey, addresses: &[IpAddr], dirty: &mut Dirty) {
+        if self.announced.get(key).is_some_and(|announced| announced.addresses == addresses) {
+            self.announced.remove(key);
+            self.without(key, addresses, dirty);
+        }
+    }
+
+    /// Whoever said it, the pod does not have these any more. It gets what is announced.
+    fn without(&mut self, key: &ObjectKey, addresses: &[IpAddr], dirty: &mut Dirty) {
+        if let Some(pod) = self.pods.get(key).filter(|pod| pod.ips.is_empty() || pod.ips == addresses) {
+            self.insert_pod(Pod { ips: Vec::new(), ..pod.clone() }, dirty);
+        }
+    }
+
     fn insert_pod(&mut self, mut pod: Pod, dirty: &mut Dirty) {
+        if let Some(announced) = self.announced.get(&pod.key)
+            && announced.is_newer_than(&pod)
+        {
+            pod.ips.clone_from(&announced.addresses);
+        }
         if self.pods.get(&pod.key) == Some(&pod) {
             return;
         }
@@ -255,6 +318,11 @@ impl ClusterState {
                     dirty.policies.insert(key.clone());
                 }
             }
+            Kind::ClusterNetworkPolicy => {
+                if self.cluster_policies.remove(&key.name).is_some() {
+                    dirty.cluster_policies.insert(key.name.clone());
+                }
+            }
         }
     }
 
@@ -266,6 +334,9 @@ impl ClusterState {
             Kind::Pod => self.pods.keys().cloned().collect(),
             Kind::Namespace => self.namespaces.keys().map(|name| ObjectKey::cluster(name.clone())).collect(),
             Kind::NetworkPolicy => self.policies.keys().cloned().collect(),
+            Kind::ClusterNetworkPolicy => {
+                self.cluster_policies.keys().map(|name| ObjectKey::cluster(name.clone())).collect()
+            }
         }
     }
 
@@ -277,6 +348,7 @@ impl ClusterState {
             Kind::Pod => self.pods.contains_key(key),
             Kind::Namespace => self.namespaces.contains_key(&key.name),
             Kind::NetworkPolicy => self.policies.contains_key(key),
+            Kind::ClusterNetworkPolicy => self.cluster_policies.contains_key(&key.name),
         }
     }
 
@@ -324,6 +396,7 @@ impl ClusterState {
             Kind::Pod => self.pods.len(),
             Kind::Namespace => self.namespaces.len(),
             Kind::NetworkPolicy => self.policies.len(),
+            Kind::ClusterNetworkPolicy => self.cluster_policies.len(),
         }
     }
 
@@ -373,6 +446,15 @@ impl ClusterState {
     pub fn policies_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a NetworkPolicy> {
         let range = self.policies.range(ObjectKey::new(namespace, "")..);
         range.take_while(move |(key, _)| &*key.namespace == namespace).map(|(_, policy)| &**policy)
+    }
+
+    pub fn cluster_policy(&self, name: &str) -> Option<&ClusterNetworkPolicy> {
+        self.cluster_policies.get(name).map(|policy| &**policy)
+    }
+
+    /// By name.
+    pub fn cluster_policies(&self) -> impl Iterator<Item = &ClusterNetworkPolicy> {
+        self.cluster_policies.values().map(|policy| &**policy)
     }
 
     pub fn policy_count(&self) -> usize {

@@ -71,6 +71,7 @@ fn what_a_full_list_does_not_mention_is_gone_but_not_before_the_list_ends() {
 fn nobody(name: &str) -> Pod {
     Pod {
         key: ObjectKey::new("web", name),
+        uid: None,
         created_s: 0,
         labels: Default::default(),
         node: None,
@@ -103,6 +104,46 @@ fn a_disputed_address_is_the_newest_pod_s_that_is_not_going() {
         let names: Vec<String> = cluster.claimants(ip).iter().map(|pod| pod.key.name.to_string()).collect();
         assert_eq!(names, ["as-new", "new", "old", "newest"]);
     }
+}
+
+#[test]
+fn what_a_plugin_announced_holds_until_it_is_taken_back_and_for_one_uid() {
+    let mut cluster = ClusterState::new();
+    let key = ObjectKey::new("web", "p");
+    let at = |last: u8| vec![IpAddr::from([10, 0, 0, last])];
+    let by = |uid: &str, last: u8| Announced { uid: Some(uid.into()), addresses: at(last) };
+    let of = |uid: &str, ips: Vec<IpAddr>| pod(Pod { uid: Some(uid.into()), ips, ..nobody("p") });
+    let ips = |cluster: &ClusterState| cluster.pod(&key).map(|pod| pod.ips.clone()).unwrap_or_default();
+    let mut dirty = Dirty::default();
+    cluster.announce(&key, by("u-1", 1), &mut dirty);
+    cluster.apply(of("u-1", Vec::new()), &mut dirty);
+    assert_eq!(ips(&cluster), at(1));
+
+    // The sandbox failed and the next one is made before the first is taken away.
+    cluster.announce(&key, by("u-1", 2), &mut dirty);
+    assert_eq!(ips(&cluster), at(2));
+    cluster.retract(&key, &at(1), &mut dirty);
+    assert_eq!(ips(&cluster), at(2));
+    dirty = Dirty::default();
+    cluster.retract(&key, &at(2), &mut dirty);
+    assert_eq!((ips(&cluster), &dirty.pod_ips), (Vec::new(), &at(2).into_iter().collect()));
+
+    // What the API server says stands if it may be about another pod, and never beyond the attachment.
+    cluster.apply(of("u-1", at(3)), &mut dirty);
+    for (announced, want) in [(by("u-2", 4), 3), (Announced { uid: None, addresses: at(4) }, 3), (by("u-1", 4), 4)] {
+        cluster.announce(&key, announced, &mut dirty);
+        assert_eq!(ips(&cluster), at(want));
+    }
+    cluster.apply(of("u-1", at(3)), &mut dirty);
+    assert_eq!(ips(&cluster), at(4), "older news");
+    cluster.retract(&key, &at(4), &mut dirty);
+    assert_eq!(ips(&cluster), Vec::<IpAddr>::new());
+
+    // A pod of the same name is another one.
+    cluster.announce(&key, by("u-2", 5), &mut dirty);
+    assert_eq!(ips(&cluster), Vec::<IpAddr>::new());
+    cluster.apply(of("u-2", Vec::new()), &mut dirty);
+    assert_eq!(ips(&cluster), at(5));
 }
 
 #[test]

@@ -71,6 +71,10 @@ impl Candidates {
         if ready.is_empty() { eligible().map(|(address, _)| *address).collect() } else { ready }
     }
 
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.keys().copied()
+    }
+
     /// Addresses of local endpoints that are not terminating, for the health-check node port.
     pub fn healthy_local(&self) -> impl Iterator<Item = IpAddr> {
         self.0.iter().filter(|(_, c)| c.local && !c.terminating).map(|(address, _)| address.ip())

@@ -5,11 +5,14 @@
 //! event is the size of what it touches. One bad field never hides the rest: it becomes a [`Problem`].
 
 mod addresses;
-mod endpoints;
+pub mod endpoints;
+pub mod interfaces;
+pub mod links;
 pub mod node;
 pub mod policy;
 mod problem;
 mod scheduler;
+pub mod service_ports;
 pub mod services;
 pub mod sysctls;
 #[cfg(test)]

@@ -66,6 +66,18 @@ impl NodeView {
         move |service| all || (node_ports && service.ports.iter().any(|port| service.has_node_port(port)))
     }
 
+    /// Does no service compile differently on this view than on `before`? Pods' veths come and go, and with them link-local
+    /// addresses and, where each is its pod's gateway, the same address once more.
+    pub fn serves_like(&self, before: &NodeView) -> bool {
+        fn global(addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
+            addresses.filter(|address| !is_link_local(*address)).collect()
+        }
+        let all = |of: &NodeView| global(of.host_addresses.iter().map(|(_, address)| *address));
+        (&self.name, self.ipv4, self.ipv6) == (&before.name, before.ipv4, before.ipv6)
+            && (self.host_addresses == before.host_addresses
+                || all(self) == all(before) && global(self.local_addresses()) == global(before.local_addresses()))
+    }
+
     /// Name of the interface that holds the node's primary address.
     pub fn primary_interface(&self) -> Option<&str> {
         let primary = self.ipv4.map(IpAddr::V4).or(self.ipv6.map(IpAddr::V6))?;

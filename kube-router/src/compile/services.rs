@@ -52,6 +52,14 @@ pub fn compile_service<'a>(
     compiler.finish()
 }
 
+/// May some load balancer answer for it? Not for those that are headless, or that say whose they are.
+pub fn is_balanced(service: &Service) -> bool {
+    service.service_type != ServiceType::ExternalName
+        && !service.headless_label
+        && service.proxy_name.as_deref().is_none_or(|name| name == PROXY_NAME)
+        && service.cluster_ips.iter().any(|address| possible(*address).is_ok())
+}
+
 struct Compiler<'a> {
     service: &'a Service,
     node: &'a NodeView,

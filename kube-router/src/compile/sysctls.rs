@@ -1,6 +1,6 @@
 //! Kernel settings that the proxy needs (the original's list).
 
-use crate::plan::Sysctl;
+use crate::desired::Sysctl;
 
 /// A setting and when to write it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! address, and answers for one key at a time, so that an event costs what it touches.
 
 pub mod firewall;
+pub mod interfaces;
 pub mod ipvs;
 mod node_state;
 pub mod policy;
@@ -18,6 +19,14 @@ pub use firewall::{Hairpin, Ruleset, SetElement, SetName};
 pub use ipvs::{Destination, Scheduler, Virtual, VirtualKey};
 pub use node_state::Desired;
 pub use table::{Changes, Dispute, Table};
+
+/// A kernel setting under /proc/sys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sysctl {
+    /// Path below /proc/sys, with slashes.
+    pub path: String,
+    pub value: String,
+}
 
 /// Which field of the Service asked for a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

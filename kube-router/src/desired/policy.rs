@@ -9,11 +9,12 @@ use kube_router_common::policy::{
     Address, CLASS_WORLD, CidrKey, PORTLESS, PORTS_OTHER, Peer, PodGroups, PolicyKey, PolicyRow, Verdict, judge,
     port_index,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::objects::ObjectKey;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Into the pod.
     Ingress,
@@ -39,9 +40,32 @@ impl Direction {
     }
 }
 
+/// The levels of policy, in the order in which they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Tier {
+    /// ClusterNetworkPolicy before all others.
+    Admin,
+    /// NetworkPolicy, and namespaces that isolate their pods.
+    Namespaced,
+    /// ClusterNetworkPolicy for pods that no NetworkPolicy isolates.
+    Baseline,
+}
+
+impl Tier {
+    /// What the API calls the objects of this level.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Tier::Admin | Tier::Baseline => "ClusterNetworkPolicy",
+            Tier::Namespaced => "NetworkPolicy",
+        }
+    }
+}
+
 /// What a rule's number stands for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RuleInfo {
+    pub tier: Tier,
+    /// Without a namespace outside [`Tier::Namespaced`].
     pub policy: ObjectKey,
     pub direction: Direction,
     /// Place in the policy's list.
@@ -130,7 +154,13 @@ fn masked(address: Address, length: u32) -> Address {
 pub struct PolicyChanges {
     /// Number of the update; what the compiler wants to hear when the orders are carried out.
     pub update: u64,
-    /// Rows to add, before anything else. No row ever changes its value.
+    /// Groups of pods until their new ones are ready, before anything else: of an unknown class or port class, a group that
+    /// was not made for it would say what it says of everybody, though it denies some of them. So would one that is shut.
+    /// And where one object changes both who a peer is and what is asked of it, the old question must not meet the new peer.
+    pub closed: BTreeMap<u32, PodGroups>,
+    /// Rows of shut groups, which go next and make room: nobody is in such a group by then.
+    pub shut_rows: BTreeMap<PolicyKey, PolicyRow>,
+    /// Rows to add, before anything that looks for them. No row ever changes its value.
     pub rows: BTreeMap<PolicyKey, PolicyRow>,
     /// Rows to remove, after everything else; some of those added are needed only in between.
     pub dead_rows: BTreeSet<PolicyKey>,
@@ -148,7 +178,9 @@ pub struct PolicyChanges {
 impl PolicyChanges {
     /// Nothing for the kernel to do.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.closed.is_empty()
+            && self.shut_rows.is_empty()
+            && self.rows.is_empty()
             && self.dead_rows.is_empty()
             && self.ports.is_empty()
             && self.cidrs.is_empty()
@@ -163,35 +195,116 @@ impl PolicyChanges {
 pub struct Recorder {
     pub tables: PolicyTables,
     pub changes: PolicyChanges,
+    /// Peers that go in this update.
+    leaving: usize,
+    /// Group -> rows, where there are any.
+    sizes: BTreeMap<u32, usize>,
+    /// Groups before this update of pods that it touches.
+    before: BTreeMap<u32, Option<PodGroups>>,
 }
 
 impl Recorder {
     pub fn begin(&mut self, update: u64) {
         self.changes = PolicyChanges { update, ..PolicyChanges::default() };
+        self.leaving = 0;
+        self.before.clear();
+    }
+
+    /// Rows that the kernel has at most while this update is carried out: what goes, goes last, but for shut groups'.
+    pub fn rows_in_kernel(&self) -> usize {
+        self.tables.rows.len() + self.changes.dead_rows.len()
+    }
+
+    /// The same for peers.
+    pub fn peers_in_kernel(&self) -> usize {
+        self.tables.peers.len() + self.leaving
+    }
+
+    pub fn has_leaving_peers(&self) -> bool {
+        self.leaving > 0
+    }
+
+    fn leaves(&self, address: &Address) -> bool {
+        matches!(self.changes.peers.get(address), Some(None))
+    }
+
+    /// Rows of a group.
+    pub fn size_of(&self, group: u32) -> usize {
+        self.sizes.get(&group).copied().unwrap_or(0)
     }
 
     pub fn add_row(&mut self, key: PolicyKey, row: PolicyRow) {
-        if self.tables.rows.insert(key, row).is_none() && !self.changes.dead_rows.remove(&key) {
-            self.changes.rows.insert(key, row);
+        if self.tables.rows.insert(key, row).is_none() {
+            *self.sizes.entry(key.group).or_default() += 1;
+            if !self.changes.dead_rows.remove(&key) {
+                self.changes.rows.insert(key, row);
+            }
         }
+    }
+
+    fn take_row(&mut self, key: &PolicyKey) -> Option<PolicyRow> {
+        let row = self.tables.rows.remove(key)?;
+        if let Some(size) = self.sizes.get_mut(&key.group) {
+            *size -= 1;
+            if *size == 0 {
+                self.sizes.remove(&key.group);
+            }
+        }
+        Some(row)
     }
 
     /// A row that was added in this update is never written at all.
     pub fn remove_row(&mut self, key: PolicyKey) {
-        if self.tables.rows.remove(&key).is_some() && self.changes.rows.remove(&key).is_none() {
+        if self.take_row(&key).is_some() && self.changes.rows.remove(&key).is_none() {
             self.changes.dead_rows.insert(key);
         }
     }
 
     /// A row that was added in this update is written first and removed in the end: somebody looks for it between.
     pub fn retire_row(&mut self, key: PolicyKey) {
-        if self.tables.rows.remove(&key).is_some() {
+        if self.take_row(&key).is_some() {
             self.changes.dead_rows.insert(key);
         }
     }
 
+    /// Every row of the group, before those of others are written. Its pods must be closed first.
+    pub fn shut_group(&mut self, group: u32) {
+        for key in self.tables.rows_of(group) {
+            if let Some(row) = self.take_row(&key)
+                && self.changes.rows.remove(&key).is_none()
+            {
+                self.changes.shut_rows.insert(key, row);
+            }
+        }
+    }
+
+    /// The kernel's groups of pods before this update.
+    pub fn pods_before(&self) -> BTreeMap<u32, PodGroups> {
+        let mut pods = self.tables.pods.clone();
+        for (pod, groups) in &self.before {
+            match groups {
+                Some(groups) => drop(pods.insert(*pod, *groups)),
+                None => drop(pods.remove(pod)),
+            }
+        }
+        pods
+    }
+
+    /// Its groups before this update and after it, where they are others and it is still there.
+    pub fn regrouped(&self, pod: u32) -> Option<(PodGroups, PodGroups)> {
+        let before = (*self.before.get(&pod)?)?;
+        let after = *self.tables.pods.get(&pod)?;
+        (before != after).then_some((before, after))
+    }
+
     pub fn set_peer(&mut self, address: Address, peer: Option<Peer>) {
+        let left = self.leaves(&address);
         set(&mut self.tables.peers, &mut self.changes.peers, address, peer);
+        match (left, self.leaves(&address)) {
+            (false, true) => self.leaving += 1,
+            (true, false) => self.leaving -= 1,
+            _ => {}
+        }
     }
 
     pub fn set_cidr(&mut self, key: CidrKey, peer: Option<Peer>) {
@@ -199,6 +312,7 @@ impl Recorder {
     }
 
     pub fn set_pod(&mut self, pod: u32, groups: Option<PodGroups>) {
+        self.before.entry(pod).or_insert_with(|| self.tables.pods.get(&pod).copied());
         set(&mut self.tables.pods, &mut self.changes.pods, pod, groups);
     }
 

@@ -26,9 +26,12 @@ pub const OF_NODES: [&str; 2] = [NODE_POD_CIDR, NODE_POD_CIDRS];
 /// On a Namespace: the isolation of Kubernetes before 1.7, `{"ingress":{"isolation":"DefaultDeny"}}`.
 pub const NETWORK_POLICY: &str = "net.beta.kubernetes.io/network-policy";
 
+/// On the Pod object that mirrors a static pod: its uid on the node (kubelet's `ConfigMirrorAnnotationKey`).
+pub const MIRRORED: &str = "kubernetes.io/config.mirror";
+
 /// Keys that are kept; kubectl stores whole objects in its own ones.
 pub fn is_read(key: &str) -> bool {
-    key.starts_with(PREFIX) || key == NETWORK_POLICY
+    key.starts_with(PREFIX) || key == NETWORK_POLICY || key == MIRRORED
 }
 
 /// The service annotations that the proxy reads.

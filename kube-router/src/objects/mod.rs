@@ -7,6 +7,7 @@
 //! This room knows nothing about where objects come from (`watch`) or what they mean (`compile`).
 
 pub mod annotations;
+mod cluster_network_policy;
 mod endpoint_slice;
 mod labels;
 mod namespace;
@@ -21,6 +22,9 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use cluster_network_policy::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, ClusterSubject, DestinationPort, NamespacedPod,
+};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice};
 pub use labels::Labels;
 pub use namespace::Namespace;
@@ -39,12 +43,20 @@ pub enum Kind {
     Node,
     Namespace,
     NetworkPolicy,
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
     /// Every kind, in the order in which sources open their watches.
-    pub const ALL: [Kind; 6] =
-        [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Namespace, Kind::Pod, Kind::NetworkPolicy];
+    pub const ALL: [Kind; 7] = [
+        Kind::Node,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Namespace,
+        Kind::Pod,
+        Kind::NetworkPolicy,
+        Kind::ClusterNetworkPolicy,
+    ];
 }
 
 impl fmt::Display for Kind {
@@ -105,6 +117,7 @@ pub enum Object {
     Node(Node),
     Namespace(Namespace),
     NetworkPolicy(NetworkPolicy),
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
 }
 
 impl Object {
@@ -116,6 +129,7 @@ impl Object {
             Object::Node(_) => Kind::Node,
             Object::Namespace(_) => Kind::Namespace,
             Object::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Object::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
         }
     }
 
@@ -127,6 +141,7 @@ impl Object {
             Object::Node(o) => &o.key,
             Object::Namespace(o) => &o.key,
             Object::NetworkPolicy(o) => &o.key,
+            Object::ClusterNetworkPolicy(o) => &o.key,
         }
     }
 }

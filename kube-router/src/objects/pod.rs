@@ -9,6 +9,10 @@ use super::{Labels, ObjectKey, Protocol};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pod {
     pub key: ObjectKey,
+    /// As kubelet and its network plugins know it: `metadata.uid`, or for the mirror of a static pod the hash that is its
+    /// uid on the node.
+    #[serde(default)]
+    pub uid: Option<Box<str>>,
     /// `metadata.creationTimestamp`, seconds since 1970; 0 when absent. The newer pod wins a disputed address.
     #[serde(default)]
     pub created_s: i64,
@@ -41,6 +45,11 @@ pub struct NamedPort {
 }
 
 impl Pod {
+    /// Can this be the object of a pod with that uid? Not every source and not every runtime tells it.
+    pub fn may_be(&self, uid: Option<&str>) -> bool {
+        uid.is_none() || self.uid.is_none() || self.uid.as_deref() == uid
+    }
+
     /// The pod has addresses of its own: it runs, and not in its node's network.
     pub fn has_own_network(&self) -> bool {
         !self.completed && !self.host_network

@@ -71,6 +71,14 @@ pub struct Service {
 }
 
 impl Service {
+    /// Every address at which it may answer; entries that are none are left out.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let external = self.external_ips.iter().filter_map(|text| text.parse().ok());
+        let balanced =
+            self.lb_ingress.iter().filter(|entry| !entry.proxy_mode).filter_map(|entry| entry.ip.parse().ok());
+        self.cluster_ips.iter().copied().chain(external).chain(balanced)
+    }
+
     /// A number that is left over from another type of the service does not count.
     pub fn has_node_port(&self, port: &ServicePort) -> bool {
         port.node_port != 0 && matches!(self.service_type, ServiceType::NodePort | ServiceType::LoadBalancer)

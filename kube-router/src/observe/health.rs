@@ -1,25 +1,32 @@
-//! What `/healthz` and `/readyz` mean: two judgements over the [`Pulse`], pure apart from its atomics.
+//! What `/healthz` and `/readyz` mean: two judgements over the [`Pulse`], pure apart from what is shared there.
 //!
 //! Healthy has one meaning: the reconcile loop is alive. It waits for events, or it is busy and made progress in the
 //! last [`PROGRESS_WITHIN`]. It does not mean that syncs succeed (that is metrics) nor that the API server answers (a
 //! restart would not help): a long sync or an API outage must never get the agent killed.
-//! Ready means that the first full sync is through; until then the answer says what is missing.
+//! Ready means that the first full sync is through; until then the answer says what is missing, and from then on what the
+//! node cannot do.
 
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering::{Acquire, Release},
     },
     time::Duration,
 };
 
 use super::Pulse;
-use crate::objects::Kind;
+use crate::{
+    compile::{Problem, Subject},
+    objects::Kind,
+};
 
 /// A busy loop must show progress (one object, one batch of kernel orders) this often. One netlink batch takes
 /// milliseconds, so a minute without any is not load but a hang.
 pub const PROGRESS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Lines below the answer of a ready node.
+const MOST_NOTES: usize = 10;
 
 /// Is the loop alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +80,18 @@ impl Pulse {
         self.ready.store(true, Release);
     }
 
+    /// What of the node's own work cannot be done: full tables, a kernel that refuses. Such a node is ready all the same, as
+    /// whatever works goes on working; the answer says what does not. Holds the first [`MOST_NOTES`].
+    pub fn set_notes<'a>(&self, problems: impl Iterator<Item = &'a Problem>) {
+        let own = problems.filter(|problem| matches!(problem.subject, Subject::Kernel(_)));
+        let lines = own.take(MOST_NOTES).map(Problem::to_string).collect();
+        *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// From now on `kind` counts for readiness. Call it for every kind before the sources start.
     pub fn watch(&self, kind: Kind) {
         self.watched.fetch_or(bit(kind), Release);
@@ -118,7 +137,7 @@ impl Pulse {
     }
 }
 
-/// `Kind` has six members, so eight bits hold them.
+/// `Kind` has seven members, so eight bits hold them.
 fn bit(kind: Kind) -> u8 {
     1 << kind as u8
 }
@@ -145,6 +164,7 @@ impl Drop for Vigil {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::ObjectKey;
 
     const LIMIT_MS: u64 = PROGRESS_WITHIN.as_millis() as u64;
 
@@ -195,6 +215,12 @@ mod tests {
         assert_eq!(pulse.readiness(), Readiness::Syncing);
         pulse.set_ready();
         assert_eq!(pulse.readiness(), Readiness::Ready);
+        let problem = |subject, text: &str| Problem { subject, reason: "PolicyTableFull", text: text.into() };
+        let user = Subject::Object(Kind::NetworkPolicy, ObjectKey::new("a", "b"));
+        pulse.set_notes([problem(Subject::Kernel("policy"), "full"), problem(user, "bad")].iter());
+        assert_eq!(pulse.notes(), ["policy: full (PolicyTableFull)"], "what users wrote is not the node's trouble");
+        pulse.set_notes([].iter());
+        assert!(pulse.notes().is_empty());
         assert_eq!(pulse.watches().filter(|(_, complete)| *complete).count(), 3);
     }
 }

@@ -105,7 +105,8 @@ fn healthz(pulse: &Pulse, said: &AtomicBool) -> Response<Body> {
 fn readyz(pulse: &Pulse) -> Response<Body> {
     let readiness = pulse.readiness();
     let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    plain(status, format!("{readiness}\n"))
+    let notes: String = pulse.notes().iter().map(|note| format!("{note}\n")).collect();
+    plain(status, format!("{readiness}\n{notes}"))
 }
 
 async fn scrape(scraper: &Scraper) -> Response<Body> {

@@ -29,10 +29,11 @@ pub enum Plane {
     Firewall,
     Conntrack,
     Sysctl,
+    Policy,
 }
 
 impl Plane {
-    const ALL: [Plane; 5] = [Plane::Ipvs, Plane::Net, Plane::Firewall, Plane::Conntrack, Plane::Sysctl];
+    const ALL: [Plane; 6] = [Plane::Ipvs, Plane::Net, Plane::Firewall, Plane::Conntrack, Plane::Sysctl, Plane::Policy];
 
     /// Value of the label `plane`.
     pub fn name(self) -> &'static str {
@@ -42,6 +43,7 @@ impl Plane {
             Plane::Firewall => "firewall",
             Plane::Conntrack => "conntrack",
             Plane::Sysctl => "sysctl",
+            Plane::Policy => "policy",
         }
     }
 }
@@ -72,12 +74,18 @@ pub struct Metrics {
     registry: Registry,
     export_time: Histogram,
     service_sync_time: Histogram,
+    policy_sync_time: Histogram,
+    policy_chains: IntGauge,
+    policy_ipsets: IntGauge,
+    pod_open_time: Histogram,
     problems: IntGaugeVec,
     /// Reasons ever seen: a reason without problems stays, as 0. Bounded by the program text (`&'static`).
     reasons: Mutex<BTreeSet<&'static str>>,
     kernel_writes: [IntCounter; Plane::ALL.len()],
     sync_failures: [IntCounter; Plane::ALL.len()],
     last_success: Gauge,
+    /// Nobody else has successes to tell.
+    policy_alone: bool,
     watch_complete: IntGaugeVec,
     drain_queue: IntGauge,
     objects: IntGaugeVec,
@@ -90,6 +98,11 @@ pub struct Metrics {
 impl Metrics {
     /// `proxy`: the service proxy runs. Series of a feature that does not run do not appear, as in the original.
     pub fn new(proxy: bool) -> Metrics {
+        Metrics::of(proxy, false)
+    }
+
+    /// `policy`: network policy runs.
+    pub fn of(proxy: bool, policy: bool) -> Metrics {
         let registry = Registry::new();
         let r = &registry;
         let build = int_gauges(r, "kube_router_build_info", "Always 1; this build.", &["goversion", "version"]);
@@ -102,6 +115,23 @@ impl Metrics {
         );
         if proxy {
             add(r, service_sync_time.clone());
+        }
+        let policy_sync_time = histogram(
+            "kube_router_controller_iptables_sync_time",
+            "Seconds that one sync of network policy with the kernel took.",
+        );
+        let gauge = |name, help| made(IntGauge::new(name, help));
+        let policy_chains = gauge("kube_router_controller_policy_chains", "Groups of pods with the same rules.");
+        let policy_ipsets = gauge("kube_router_controller_policy_ipsets", "Classes of peers that rules tell apart.");
+        let pod_open_time = histogram(
+            "kube_router_policy_pod_open_seconds",
+            "Seconds that a new pod's link was there without its rules, as no network plugin announced it.",
+        );
+        if policy {
+            add(r, pod_open_time.clone());
+            add(r, policy_sync_time.clone());
+            add(r, policy_chains.clone());
+            add(r, policy_ipsets.clone());
         }
         let export_time = histogram(
             "kube_router_controller_ipvs_metrics_export_time",
@@ -149,11 +179,16 @@ impl Metrics {
         Metrics {
             export_time,
             service_sync_time,
+            policy_sync_time,
+            policy_chains,
+            policy_ipsets,
+            pod_open_time,
             problems: int_gauges(r, "kube_router_problems", "Standing problems, by reason.", &["reason"]),
             reasons: Mutex::default(),
             kernel_writes: Plane::ALL.map(|plane| writes.with_label_values(&[plane.name()])),
             sync_failures: Plane::ALL.map(|plane| failures.with_label_values(&[plane.name()])),
             last_success,
+            policy_alone: policy && !proxy,
             watch_complete: int_gauges(
                 r,
                 "kube_router_watch_complete",
@@ -186,6 +221,21 @@ impl Metrics {
         if clean {
             self.last_success.set(clock::unix_seconds());
         }
+    }
+
+    /// One sync of network policy succeeded.
+    pub fn policy_synced(&self, took: Duration, groups: usize, classes: usize) {
+        self.policy_sync_time.observe(took.as_secs_f64());
+        if self.policy_alone {
+            self.last_success.set(clock::unix_seconds());
+        }
+        self.policy_chains.set(i64::try_from(groups).unwrap_or(i64::MAX));
+        self.policy_ipsets.set(i64::try_from(classes).unwrap_or(i64::MAX));
+    }
+
+    /// A pod that no network plugin announced is judged by its rules; until now it was not.
+    pub fn pod_was_open(&self, time: Duration) {
+        self.pod_open_time.observe(time.as_secs_f64());
     }
 
     /// The reasons of all standing problems, one per problem.
@@ -318,6 +368,17 @@ mod tests {
         assert_eq!(value(&metrics, &format!("{series}_count")), Some(2.0));
         assert_eq!(value(&metrics, &format!("{series}_bucket{{le=\"0.005\"}}")), Some(0.0));
         assert_eq!(value(&metrics, &format!("{series}_bucket{{le=\"0.01\"}}")), Some(2.0));
+    }
+
+    /// Services that fail must not hide behind policy that succeeds.
+    #[test]
+    fn a_policy_sync_is_a_success_where_no_services_are() {
+        let success = "kube_router_sync_last_success_timestamp_seconds";
+        for (proxy, is_told) in [(true, false), (false, true)] {
+            let metrics = Metrics::of(proxy, true);
+            metrics.policy_synced(Duration::from_millis(7), 1, 1);
+            assert_eq!(value(&metrics, success).unwrap() > 0.0, is_told);
+        }
     }
 
     #[test]

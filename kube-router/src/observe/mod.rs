@@ -1,4 +1,4 @@
-//! Showing everything out: metrics, health, the status socket, the recorder. Nothing here decides anything.
+//! Showing everything out: metrics, health, the status socket, the recorder, Kubernetes Events. Nothing here decides anything.
 //!
 //! The answers that only the reconcile loop knows are asked of it ([`Query`], [`questions`]) with a bounded wait; all
 //! else is read from atomics ([`Pulse`], [`Metrics`]) or from the kernel. [`server`] runs on a thread of its own, so
@@ -6,14 +6,21 @@
 //!
 //! ```text
 //! reconcile loop --Pulse, Metrics--> server thread --http--> kubelet, Prometheus, load balancers (node_port_health)
-//!       ^--------------Query------------'   `--unix socket--> kube-router dump
+//!       ^--------------Query------------'   `--unix socket--> kube-router dump, explain, matrix
+//!       ^--------------Query------------events--> API server --> kubectl describe
+//!       `---records of the programs---> monitor::Broadcaster --stream--> kube-router monitor
 //! ```
 
+pub mod events;
 pub mod health;
 pub mod http;
 pub mod listen;
 pub mod metrics;
+pub mod monitor;
 pub mod node_port_health;
+pub mod pcapng;
+pub mod policy;
+pub mod policy_metrics;
 pub mod process;
 pub mod questions;
 pub mod scrape;
@@ -29,17 +36,22 @@ mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU8, AtomicU64},
+    },
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use metrics::{Metrics, Plane};
+pub use policy::{PolicyQuery, PolicyQuestions};
 pub use questions::Questions;
 pub use traffic::StatsSource;
 
 use crate::{
+    compile::Problem,
     desired::VirtualKey,
     objects::{ObjectKey, Protocol},
 };
@@ -51,8 +63,8 @@ pub enum Query {
     Services(oneshot::Sender<Vec<ServiceRow>>),
     /// Virtual servers with their Services, in no order.
     Owners(oneshot::Sender<Vec<(VirtualKey, ObjectKey)>>),
-    /// Every standing problem as (subject, reason, text).
-    Problems(oneshot::Sender<Vec<(String, String, String)>>),
+    /// Every standing problem.
+    Problems(oneshot::Sender<Vec<Problem>>),
 }
 
 /// One virtual server as `kube-router dump services` and the metrics show it.
@@ -88,6 +100,12 @@ pub struct ProblemRow {
     pub text: String,
 }
 
+impl From<Problem> for ProblemRow {
+    fn from(problem: Problem) -> Self {
+        ProblemRow { subject: problem.subject.to_string(), reason: problem.reason.to_owned(), text: problem.text }
+    }
+}
+
 /// The reconcile loop's pulse: alive means idle, or busy with progress made lately. A long sync is not death.
 ///
 /// The loop writes it and the servers read it through the methods in [`health`]; nobody waits for anybody.
@@ -105,4 +123,6 @@ pub struct Pulse {
     pub watched: AtomicU8,
     /// Of these, the kinds whose full list is through.
     pub complete: AtomicU8,
+    /// What a ready node cannot do, a line each.
+    pub notes: Mutex<Vec<String>>,
 }

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use super::{
     Metrics,
     listen::listen_everywhere,
-    serve::{not_found, plain, serve},
+    serve::{CONNECTION_LIFETIME, not_found, plain, serve},
 };
 
 /// Health-check node port -> local endpoints that are not terminating.
@@ -97,7 +97,12 @@ impl Servers {
         match listener {
             Ok(listener) => {
                 let endpoints = Arc::new(AtomicUsize::new(endpoints));
-                let task = self.tasks.spawn(serve(listener, router(Arc::clone(&endpoints)), PLACES));
+                let task = self.tasks.spawn(serve(
+                    listener,
+                    router(Arc::clone(&endpoints)),
+                    PLACES,
+                    Some(CONNECTION_LIFETIME),
+                ));
                 self.open.insert(port, Open { endpoints, task });
                 self.failed.remove(&port);
                 info!(port, "health-check node port open");

@@ -10,8 +10,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ProblemRow, Query, ServiceRow};
-use crate::{desired::VirtualKey, objects::ObjectKey};
+use super::{PolicyQuestions, ProblemRow, Query, ServiceRow};
+use crate::{compile::Problem, desired::VirtualKey, objects::ObjectKey};
 
 /// Questions that may wait for the loop: the askers are one scrape at a time and a handful of people.
 pub const QUEUE: usize = 16;
@@ -25,17 +25,32 @@ pub enum NoAnswer {
     /// The loop has ended; only a restart helps.
     #[error("the reconcile loop has ended")]
     Gone,
+    /// This agent runs without what was asked about.
+    #[error("this agent does not run network policy: it was started with --run-firewall=false")]
+    NoPolicy,
 }
 
 /// The asking end. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Questions(mpsc::Sender<Query>);
+pub struct Questions {
+    queries: mpsc::Sender<Query>,
+    policy: Option<PolicyQuestions>,
+}
 
 impl Questions {
     /// The asking end, and the answering end for the reconcile loop.
     pub fn channel() -> (Questions, mpsc::Receiver<Query>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Questions(sender), receiver)
+        (Questions { queries: sender, policy: None }, receiver)
+    }
+
+    /// Network policy runs and answers too.
+    pub fn with_policy(self, policy: PolicyQuestions) -> Questions {
+        Questions { policy: Some(policy), ..self }
+    }
+
+    pub fn policy(&self) -> Result<&PolicyQuestions, NoAnswer> {
+        self.policy.as_ref().ok_or(NoAnswer::NoPolicy)
     }
 
     /// Every virtual server we want.
@@ -48,25 +63,38 @@ impl Questions {
         self.ask(wait, Query::Owners).await
     }
 
-    /// Every standing problem.
+    /// Every standing problem, for people.
     pub async fn problems(&self, wait: Duration) -> Result<Vec<ProblemRow>, NoAnswer> {
-        let problems = self.ask(wait, Query::Problems).await?;
-        Ok(problems.into_iter().map(|(subject, reason, text)| ProblemRow { subject, reason, text }).collect())
+        Ok(self.standing(wait).await?.into_iter().map(ProblemRow::from).collect())
+    }
+
+    /// Every standing problem.
+    pub async fn standing(&self, wait: Duration) -> Result<Vec<Problem>, NoAnswer> {
+        self.ask(wait, Query::Problems).await
     }
 
     async fn ask<T>(&self, wait: Duration, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, NoAnswer> {
-        let exchange = async {
-            let (sender, answer) = oneshot::channel();
-            self.0.send(query(sender)).await.map_err(|_| NoAnswer::Gone)?;
-            answer.await.map_err(|_| NoAnswer::Gone)
-        };
-        timeout(wait, exchange).await.unwrap_or(Err(NoAnswer::Late(wait)))
+        ask(&self.queries, wait, query).await
     }
+}
+
+pub(super) async fn ask<Q, T>(
+    queries: &mpsc::Sender<Q>,
+    wait: Duration,
+    query: impl FnOnce(oneshot::Sender<T>) -> Q,
+) -> Result<T, NoAnswer> {
+    let exchange = async {
+        let (sender, answer) = oneshot::channel();
+        queries.send(query(sender)).await.map_err(|_| NoAnswer::Gone)?;
+        answer.await.map_err(|_| NoAnswer::Gone)
+    };
+    timeout(wait, exchange).await.unwrap_or(Err(NoAnswer::Late(wait)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{compile::Subject, objects::Kind};
 
     #[tokio::test]
     async fn a_stuck_loop_costs_the_deadline_and_a_dead_one_nothing() {
@@ -87,7 +115,8 @@ mod tests {
         let (questions, mut receiver) = Questions::channel();
         let answering = tokio::spawn(async move {
             let Some(Query::Problems(sender)) = receiver.recv().await else { panic!("another question") };
-            sender.send(vec![("Service a/b".into(), "BadIP".into(), "no".into())]).unwrap();
+            let subject = Subject::Object(Kind::Service, ObjectKey::new("a", "b"));
+            sender.send(vec![Problem { subject, reason: "BadIP", text: "no".into() }]).unwrap();
         });
         let rows = questions.problems(Duration::from_secs(2)).await.unwrap();
         assert_eq!(rows, [ProblemRow { subject: "Service a/b".into(), reason: "BadIP".into(), text: "no".into() }]);

@@ -15,7 +15,12 @@ use prometheus::TextEncoder;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tracing::{debug, warn};
 
-use super::{Metrics, Pulse, Questions, StatsSource, metrics::ScrapePart, traffic::Traffic};
+use super::{
+    Metrics, Pulse, Questions, StatsSource,
+    metrics::ScrapePart,
+    policy_metrics::{self, PolicyRows},
+    traffic::Traffic,
+};
 use crate::{desired::VirtualKey, objects::ObjectKey};
 
 /// How long a scrape waits for the reconcile loop to name our services.
@@ -41,6 +46,13 @@ struct Kernel {
     failing: AtomicBool,
 }
 
+/// Counters and sizes of the tables of network policy.
+pub trait PolicySource: Send {
+    /// # Errors
+    /// Why they cannot be read, for the log.
+    fn read(&mut self) -> Result<PolicyRows, String>;
+}
+
 /// The answer to one scrape.
 pub struct Scrape {
     /// The agent's own numbers.
@@ -62,6 +74,8 @@ pub struct Scraper {
     questions: Questions,
     /// `None`: the service proxy does not run.
     stats: Option<Arc<Kernel>>,
+    /// `None`: no network policy.
+    policy: Option<Arc<Mutex<Box<dyn PolicySource>>>>,
     turn: Arc<Semaphore>,
 }
 
@@ -71,10 +85,12 @@ impl Scraper {
         pulse: Arc<Pulse>,
         questions: Questions,
         stats: Option<Box<dyn StatsSource>>,
+        policy: Option<Box<dyn PolicySource>>,
     ) -> Scraper {
         let stats =
             stats.map(|source| Arc::new(Kernel { source: Mutex::new(source), failing: AtomicBool::new(false) }));
-        Scraper { metrics, pulse, questions, stats, turn: Arc::new(Semaphore::new(1)) }
+        let policy = policy.map(|source| Arc::new(Mutex::new(source)));
+        Scraper { metrics, pulse, questions, stats, policy, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// What the text will say, in the exposition format 0.0.4.
@@ -103,13 +119,34 @@ impl Scraper {
                 }
             },
         };
+        let policy = match &self.policy {
+            None => None,
+            Some(source) => {
+                let asked = match self.questions.policy() {
+                    Ok(policy) => policy.names(SERVICES_WAIT).await,
+                    Err(reason) => Err(reason),
+                };
+                // Without names the numbers are added up under empty labels.
+                Some((Arc::clone(source), asked.unwrap_or_default()))
+            }
+        };
         let (metrics, pulse) = (Arc::clone(&self.metrics), Arc::clone(&self.pulse));
         let work = spawn_blocking(move || {
             let _turn = turn;
             let traffic = services.and_then(|(kernel, owners)| kernel.traffic(&metrics, owners));
             metrics.set_watches(&pulse);
             let mut own = String::new();
-            TextEncoder::new().encode_utf8(&metrics.gather(), &mut own)?;
+            let mut families = metrics.gather();
+            if let Some((source, names)) = policy {
+                match source.lock().unwrap_or_else(PoisonError::into_inner).read() {
+                    Ok(rows) => families.extend(policy_metrics::families(&rows, &names)?),
+                    Err(error) => {
+                        debug!(error, "metrics without those of network policy");
+                        metrics.scrape_failed(ScrapePart::Kernel);
+                    }
+                }
+            }
+            TextEncoder::new().encode_utf8(&families, &mut own)?;
             Ok(Scrape { own, traffic })
         });
         work.await.map_err(|_| ScrapeError::Panicked)?
@@ -163,7 +200,7 @@ mod tests {
     async fn a_scrape_that_nobody_waits_for_any_more_is_not_in_flight() {
         let metrics = Arc::new(Metrics::new(false));
         let (questions, _loop) = Questions::channel();
-        let scraper = Scraper::new(Arc::clone(&metrics), Arc::default(), questions, None);
+        let scraper = Scraper::new(Arc::clone(&metrics), Arc::default(), questions, None, None);
         let _turn = Arc::clone(&scraper.turn).acquire_owned().await;
         timeout(Duration::from_millis(10), scraper.scrape()).await.map(|_| ()).unwrap_err();
         assert_eq!(metrics.requests_in_flight.get(), 0);

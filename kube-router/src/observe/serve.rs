@@ -23,8 +23,8 @@ use tokio::{
 };
 use tracing::debug;
 
-/// From accept to the end of the answer. The slowest answer is a scrape (8 s) to a slow reader.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(30);
+/// From accept to the end of the answer, for most. The slowest answer is a scrape (8 s) to a slow reader.
+pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(30);
 /// From accept to the end of the request's head.
 const HEAD_WAIT: Duration = Duration::from_secs(5);
 /// Of a request's head; ours have a few hundred bytes. (hyper's smallest.)
@@ -33,8 +33,9 @@ const BUFFER_BYTES: usize = 8 * 1024;
 /// Content type of every plain answer, as the original's.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Serves until dropped; dropping closes the listener and every connection.
-pub async fn serve<L: Listener>(mut listener: L, router: Router, places: usize) {
+/// Serves until dropped; dropping closes the listener and every connection. Connections may last `lifetime`; `None`: as
+/// long as there is a place.
+pub async fn serve<L: Listener>(mut listener: L, router: Router, places: usize, lifetime: Option<Duration>) {
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::with_capacity(places);
     loop {
@@ -54,7 +55,7 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, places: usize) 
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(router.clone()));
         by_age.push_back(connections.spawn(async move {
-            match timeout(CONNECTION_LIFETIME, connection).await {
+            match timeout(lifetime.unwrap_or(Duration::MAX), connection).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!(%error, "connection ended early"),
                 Err(_) => debug!("connection closed at the end of its lifetime"),

@@ -16,8 +16,8 @@ use tracing::error;
 
 use super::{
     Metrics, Pulse, Questions, StatsSource, http, node_port_health,
-    scrape::Scraper,
-    serve::serve,
+    scrape::{PolicySource, Scraper},
+    serve::{CONNECTION_LIFETIME, serve},
     socket::{self, BoundSocket},
 };
 
@@ -31,6 +31,8 @@ pub struct Wiring {
     pub questions: Questions,
     /// `None`: the service proxy does not run.
     pub stats: Option<Box<dyn StatsSource>>,
+    /// `None`: no network policy.
+    pub policy: Option<Box<dyn PolicySource>>,
     pub health_checks: watch::Receiver<BTreeMap<u16, usize>>,
 }
 
@@ -70,14 +72,14 @@ fn prepare(
     socket: Option<BoundSocket>,
     wiring: Wiring,
 ) -> io::Result<JoinSet<()>> {
-    let Wiring { metrics, pulse, questions, stats, health_checks } = wiring;
-    let scraper = Arc::new(Scraper::new(Arc::clone(&metrics), Arc::clone(&pulse), questions.clone(), stats));
+    let Wiring { metrics, pulse, questions, stats, policy, health_checks } = wiring;
+    let scraper = Arc::new(Scraper::new(Arc::clone(&metrics), Arc::clone(&pulse), questions.clone(), stats, policy));
     // Sockets and tasks register with the runtime they are made in.
     let _inside = runtime.enter();
     let mut tasks = JoinSet::new();
     for endpoint in endpoints {
         let router = endpoint.router(&pulse, &scraper);
-        tasks.spawn(serve(TcpListener::from_std(endpoint.listener)?, router, http::PLACES));
+        tasks.spawn(serve(TcpListener::from_std(endpoint.listener)?, router, http::PLACES, Some(CONNECTION_LIFETIME)));
     }
     if let Some(socket) = socket {
         tasks.spawn(socket::run(socket.into_listener()?, questions));

@@ -34,14 +34,22 @@ use tokio::net::{UnixListener, unix};
 
 use super::{
     Questions,
+    monitor::Wish,
     questions::NoAnswer,
     serve::{answer, not_found, plain, serve},
 };
-use crate::sys::version;
+use crate::{explain::Question, sys::version};
 
 pub const SERVICES_PATH: &str = "/v1/services";
 pub const PROBLEMS_PATH: &str = "/v1/problems";
 pub const VERSION_PATH: &str = "/v1/version";
+/// With `from`, `to` and perhaps `port`: [`explain_path`].
+pub const EXPLAIN_PATH: &str = "/v1/explain";
+pub const POLICY_NAMES_PATH: &str = "/v1/policy-names";
+/// Objects that network policy is about.
+pub const OBJECTS_PATH: &str = "/v1/objects";
+/// A stream, see [`super::monitor`].
+pub const MONITOR_PATH: &str = "/v1/monitor";
 
 /// How long a person waits for the reconcile loop; longer than a scrape does.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -57,7 +65,7 @@ pub enum SocketError {
     Taken(PathBuf),
     #[error("{} exists and is not a socket; move it away", .0.display())]
     NotASocket(PathBuf),
-    #[error("cannot make the status socket {}: {source}", path.display())]
+    #[error("cannot make the socket {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 
@@ -75,8 +83,9 @@ pub struct BoundSocket {
     claim: Claim,
 }
 
+/// A path that nobody else may listen on. Dropping it removes the file and then gives the lock back.
 #[derive(Debug)]
-struct Claim {
+pub struct Claim {
     path: PathBuf,
     _lock: Flock<fs::File>,
 }
@@ -144,6 +153,11 @@ fn listen(path: &Path) -> io::Result<StdListener> {
 }
 
 impl BoundSocket {
+    /// For who serves it without a runtime. The listener does not block unless told to; the claim lasts longer than it.
+    pub fn into_parts(self) -> (StdListener, Claim) {
+        (self.listener, self.claim)
+    }
+
     /// To be called inside the runtime that will serve it.
     pub(super) fn into_listener(self) -> io::Result<ClaimedListener> {
         Ok(ClaimedListener { listener: UnixListener::from_std(self.listener)?, _claim: self.claim })
@@ -175,7 +189,8 @@ pub(super) async fn run(listener: ClaimedListener, questions: Questions) {
         let (parts, _) = request.into_parts();
         respond(&parts, &questions).await
     });
-    serve(listener, router, PLACES).await;
+    // `monitor` looks on for hours.
+    serve(listener, router, PLACES, None).await;
 }
 
 async fn respond(request: &Parts, questions: &Questions) -> Response<Body> {
@@ -185,18 +200,111 @@ async fn respond(request: &Parts, questions: &Questions) -> Response<Body> {
     match request.uri.path() {
         SERVICES_PATH => json(questions.services(ANSWER_WAIT).await),
         PROBLEMS_PATH => json(questions.problems(ANSWER_WAIT).await),
+        EXPLAIN_PATH => explained(request, questions).await,
+        POLICY_NAMES_PATH => json(match questions.policy() {
+            Ok(policy) => policy.names(ANSWER_WAIT).await,
+            Err(reason) => Err(reason),
+        }),
+        OBJECTS_PATH => json(match questions.policy() {
+            Ok(policy) => policy.objects(ANSWER_WAIT).await,
+            Err(reason) => Err(reason),
+        }),
+        MONITOR_PATH => match questions.policy() {
+            Ok(policy) => {
+                let wish = Wish { drops: value(request, "drops").is_some(), pod: value(request, "pod") };
+                let lines = policy.monitor().subscribe(wish);
+                answer(StatusCode::OK, "application/x-ndjson", Body::from_stream(lines))
+            }
+            Err(reason) => declined(reason),
+        },
         VERSION_PATH => json(Ok(VersionRow { version: version::VERSION.into(), compiler: version::COMPILER.into() })),
         _ => not_found(),
     }
 }
 
+async fn explained(request: &Parts, questions: &Questions) -> Response<Body> {
+    let question = Question {
+        from: value(request, "from").unwrap_or_default(),
+        to: value(request, "to").unwrap_or_default(),
+        port: value(request, "port"),
+    };
+    let outcome = match questions.policy() {
+        Ok(policy) => policy.explain(question, ANSWER_WAIT).await,
+        Err(reason) => Err(reason),
+    };
+    match outcome {
+        Ok(Err(refusal)) => plain(StatusCode::BAD_REQUEST, format!("{refusal}\n")),
+        Ok(Ok(answer)) => json(Ok(answer)),
+        Err(reason) => declined(reason),
+    }
+}
+
+/// The path of a question.
+pub fn explain_path(question: &Question) -> String {
+    let mut path = format!("{EXPLAIN_PATH}?from={}&to={}", escaped(&question.from), escaped(&question.to));
+    if let Some(port) = &question.port {
+        path.push_str("&port=");
+        path.push_str(&escaped(port));
+    }
+    path
+}
+
+/// RFC 3986: all but unreserved characters as %XX.
+pub fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                (digit(rest.next()?)? * 16 + digit(rest.next()?)?) as u8
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// A parameter of the request; what cannot be read is not there.
+fn value(request: &Parts, name: &str) -> Option<String> {
+    let pairs = request.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(known, _)| *known == name).find_map(|(_, value)| unescaped(value))
+}
+
+fn declined(reason: NoAnswer) -> Response<Body> {
+    plain(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+}
+
 fn json<T: Serialize>(outcome: Result<T, NoAnswer>) -> Response<Body> {
     let value = match outcome {
         Ok(value) => value,
-        Err(reason) => return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        Err(reason) => return declined(reason),
     };
     match serde_json::to_vec(&value) {
         Ok(text) => answer(StatusCode::OK, "application/json", text),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_survives_its_path() {
+        let question = Question { from: "a b/c&d=%\u{e9}".into(), to: "fd00::1".into(), port: Some("tcp/80".into()) };
+        let (parts, ()) = http::Request::get(explain_path(&question)).body(()).unwrap().into_parts();
+        assert_eq!(value(&parts, "from").as_ref(), Some(&question.from));
+        assert_eq!(value(&parts, "to").as_ref(), Some(&question.to));
+        assert_eq!(value(&parts, "port"), question.port);
+        assert_eq!(value(&parts, "pod"), None);
+        for bad in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(unescaped(bad), None, "{bad}");
+        }
     }
 }

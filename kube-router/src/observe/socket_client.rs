@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,6 +21,8 @@ use super::socket::ANSWER_WAIT;
 const WAIT: Duration = ANSWER_WAIT.saturating_add(Duration::from_secs(5));
 /// Largest answer: 20,000 virtual servers of 300 bytes with 100 destinations of 60 bytes each would be 126 MB.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
+/// One record of `monitor` has less than 2 KiB.
+const LONGEST_LINE: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -45,22 +48,29 @@ pub enum ClientError {
 }
 
 /// Asks for `path` (one of the constants in [`super::socket`]).
-pub async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, ClientError> {
+pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
     let body = timeout(WAIT, exchange(socket, path)).await.map_err(|_| ClientError::Late)??;
     Ok(serde_json::from_slice(&body)?)
 }
 
-async fn exchange(socket: &Path, path: &'static str) -> Result<Bytes, ClientError> {
+async fn connected(socket: &Path) -> Result<TokioIo<UnixStream>, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket.into()),
         io::ErrorKind::PermissionDenied => ClientError::NotAllowed(socket.into()),
         _ => ClientError::Connect { path: socket.into(), source },
     })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let mut request = Request::new(Body::empty());
-    *request.uri_mut() = http::Uri::from_static(path);
+    Ok(TokioIo::new(stream))
+}
+
+fn request(path: &str) -> Result<Request<Body>, ClientError> {
     // HTTP/1.1 demands a host; a socket has none.
-    request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
+    let request = Request::get(path).header(http::header::HOST, "localhost").body(Body::empty());
+    request.map_err(|error| ClientError::Broken(Box::new(error)))
+}
+
+async fn exchange(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
+    let (mut sender, connection) = http1::handshake(connected(socket).await?).await.map_err(broken)?;
+    let request = request(path)?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
@@ -69,9 +79,51 @@ async fn exchange(socket: &Path, path: &'static str) -> Result<Bytes, ClientErro
     };
     // The connection moves the bytes, the answer is what we wait for; the connection's own error shows in the answer.
     let (_, answer) = tokio::join!(connection, answer);
-    match answer? {
-        (StatusCode::OK, body) => Ok(body),
-        (status, body) => Err(ClientError::Declined { status, reason: String::from_utf8_lossy(&body).trim().into() }),
+    let (status, body) = answer?;
+    if status == StatusCode::OK { Ok(body) } else { Err(declined(status, &body)) }
+}
+
+fn declined(status: StatusCode, body: &[u8]) -> ClientError {
+    ClientError::Declined { status, reason: String::from_utf8_lossy(body).trim().into() }
+}
+
+/// Follows a path whose answer has no end, line by line, until `line` says that it is enough.
+pub async fn follow(
+    socket: &Path,
+    path: &str,
+    mut line: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
+    let (mut sender, connection) = http1::handshake(connected(socket).await?).await.map_err(broken)?;
+    let request = request(path)?;
+    let lines = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if status != StatusCode::OK {
+            let told = Limited::new(body, LONGEST_LINE).collect().await.map_err(ClientError::Broken)?.to_bytes();
+            return Err(declined(status, &told));
+        }
+        let mut waiting: Vec<u8> = Vec::new();
+        while let Some(frame) = body.frame().await {
+            waiting.extend_from_slice(frame.map_err(broken)?.data_ref().map_or(&[][..], |data| &data[..]));
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                if line(&waiting[..end]).is_break() {
+                    return Ok(());
+                }
+                waiting.drain(..=end);
+            }
+            if waiting.len() > LONGEST_LINE {
+                return Err(ClientError::Broken("a line without end".into()));
+            }
+        }
+        Ok(())
+    };
+    // Whichever ends first: a connection that breaks shows in the lines, too.
+    tokio::pin!(connection);
+    tokio::pin!(lines);
+    tokio::select! {
+        outcome = &mut lines => outcome,
+        _ = &mut connection => lines.await,
     }
 }
 

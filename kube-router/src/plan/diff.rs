@@ -15,6 +15,7 @@ pub struct Builder<'a> {
     ruleset: Vec<FirewallOp>,
     /// Opening elements go in the order: the port first, then the address that makes the guard look.
     add_elements: BTreeSet<(u8, SetElement)>,
+    ipvs_make: Vec<IpvsOp>,
     ipvs_add: Vec<IpvsOp>,
     net_add: Vec<NetOp>,
     shut_elements: BTreeSet<SetElement>,
@@ -32,6 +33,7 @@ impl<'a> Builder<'a> {
             guard,
             ruleset: Vec::new(),
             add_elements: BTreeSet::new(),
+            ipvs_make: Vec::new(),
             ipvs_add: Vec::new(),
             net_add: Vec::new(),
             shut_elements: BTreeSet::new(),
@@ -70,7 +72,7 @@ impl<'a> Builder<'a> {
         match (wanted, self.observed.ipvs.servers.get(key)) {
             (None, None) => {}
             (Some(wanted), None) => {
-                self.ipvs_add.push(IpvsOp::AddServer { key: *key, server: attributes(wanted) });
+                self.ipvs_make.push(IpvsOp::AddServer { key: *key, server: attributes(wanted) });
                 self.destinations(key, wanted, &Virtual::default());
             }
             (Some(wanted), Some(there)) => {
@@ -217,6 +219,7 @@ impl<'a> Builder<'a> {
         let (shut, delete) = (self.deletes(&self.shut_elements), self.deletes(&self.delete_elements));
         let mut stages = vec![
             Stage::Firewall(opening),
+            Stage::Ipvs(self.ipvs_make),
             Stage::Ipvs(self.ipvs_add),
             Stage::Net(self.net_add),
             Stage::Firewall(shut),

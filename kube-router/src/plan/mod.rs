@@ -3,14 +3,18 @@
 //! Orders are data. A [`Plan`] is a list of stages; each stage is carried out by one plane before the next begins.
 //!
 //! ```text
-//!   add:     sets (who may pass)  ->  IPVS (who answers)  ->  addresses and routes (who is asked)
+//!   add:     sets (who may pass)  ->  IPVS (who answers; then for whom)  ->  addresses and routes (who is asked)
 //!   remove:  port leaves its set  ->  IPVS  ->  addresses and routes  ->  address leaves its set  ->  UDP flows
 //! ```
 //!
 //! So every prefix of a plan is safe: an address is never asked before its virtual server answers, and what is being
-//! removed is shut before it is taken apart. Inside a virtual server new destinations come before old ones go.
+//! removed is shut before it is taken apart. New virtual servers are a stage of their own: policy's rows stand before one
+//! of them has a destination (`reconcile/policy/answering.rs`). Inside a virtual server new destinations come before old
+//! ones go.
 
+pub mod adopt;
 mod diff;
+pub mod enforcement;
 pub mod model;
 mod ops;
 pub mod policy;
@@ -23,7 +27,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 
 pub use model::Observed;
-pub use ops::{Backend, FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, Sysctl, UdpFlow};
+pub use ops::{Backend, FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, UdpFlow};
 
 pub use spared::Spared;
 

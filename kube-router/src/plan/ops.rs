@@ -134,11 +134,3 @@ pub struct UdpFlow {
     pub server: VirtualKey,
     pub destination: SocketAddr,
 }
-
-/// A kernel setting under /proc/sys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sysctl {
-    /// Path below /proc/sys, with slashes.
-    pub path: String,
-    pub value: String,
-}

@@ -3,22 +3,38 @@
 //! It runs on a thread of its own, because the planes block while the kernel works; the sources and the servers that
 //! show things out have threads of theirs and are never in its way. Nothing is decided here.
 
+pub mod report;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, watch},
+};
 use tracing::{debug, error, info, warn};
 
-use super::{Command, Pass, Reconciler, journal, settings};
+use super::{Command, Reconciler, attachments::Attachments, journal, policy::Enforcer, settings};
 use crate::{
-    apply::{ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, PlaneError, SysctlPlane},
+    apply::{
+        ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, PlaneError, PolicyPlane,
+        SysctlPlane,
+        bpf::{BpfError, Events},
+    },
+    cni::server::Ask,
     compile::{Problem, Subject},
+    explain::Here,
     objects::{Kind, ObjectEvent},
-    observe::{DestinationRow, Metrics, Plane, Pulse, Query, ServiceRow},
+    observe::{
+        Metrics, Plane, PolicyQuery, Pulse, Query,
+        monitor::{Broadcaster, Seen},
+    },
+    plan::enforcement::PolicyOrder,
     plan::{Observed, Stage},
     sys::{clock, memory},
 };
@@ -29,6 +45,12 @@ const CHUNK: usize = 8_192;
 const NET_CHUNK: usize = 512;
 /// Events taken in before the kernel is brought up to date again.
 const EVENTS_PER_ROUND: usize = 4_096;
+/// Records passed on before the loop looks around again; the ring holds some 5,000.
+const RECORDS_PER_ROUND: usize = 8_192;
+
+/// Times that reading all links took, in which they are not read again: a pod that changes its addresses without end
+/// gets a fifth of the loop.
+const LINKS_REST: u32 = 4;
 
 /// Events taken in, or orders carried out, after which freed memory is worth giving back: below it is a megabyte or two.
 const GIVE_BACK_AFTER: usize = 4_096;
@@ -40,6 +62,8 @@ pub struct Planes {
     pub firewall: Box<dyn FirewallPlane>,
     pub conntrack: Box<dyn ConntrackPlane>,
     pub sysctl: Box<dyn SysctlPlane>,
+    /// `None`: nobody asked for network policy.
+    pub policy: Option<Box<dyn PolicyPlane>>,
 }
 
 /// Everything the loop waits for. A closed events channel is no end: what is programmed stays cared for.
@@ -48,6 +72,14 @@ pub struct Inputs {
     pub queries: mpsc::Receiver<Query>,
     /// The host's addresses changed.
     pub addresses: mpsc::Receiver<()>,
+    /// Links of pods or their addresses changed.
+    pub links: mpsc::Receiver<()>,
+    /// Questions of the network plugin.
+    pub asks: mpsc::Receiver<Ask>,
+    /// Questions about network policy.
+    pub policy_queries: mpsc::Receiver<PolicyQuery>,
+    /// Records of the programs; `None`: no network policy.
+    pub records: Option<AsyncFd<Events>>,
     /// `true`: end the loop and leave the dataplane as it is.
     pub stop: watch::Receiver<bool>,
 }
@@ -60,8 +92,12 @@ pub struct Outputs {
     pub metrics: Arc<Metrics>,
     pub pulse: Arc<Pulse>,
     pub health_checks: watch::Sender<BTreeMap<u16, usize>>,
+    /// How often the standing problems changed.
+    pub problems: watch::Sender<u64>,
     /// Called with every event before it is taken in (`--record`).
     pub record: Option<Record>,
+    /// Who looks on at the programs' records.
+    pub monitor: Broadcaster,
 }
 
 /// Why the loop ended by itself.
@@ -80,8 +116,13 @@ pub struct Driver {
     cache_sync_timeout: Duration,
     /// Still to be set.
     timeouts: Option<IpvsTimeouts>,
+    attachments: Attachments,
     /// Start of the running pass.
     pass_began: Option<Instant>,
+    /// The same of network policy.
+    policy_began: Option<Instant>,
+    /// Links are not read again before.
+    links_rest_until: Instant,
     /// Events and orders since memory was given back.
     churn: usize,
 }
@@ -105,13 +146,19 @@ impl Driver {
             outputs,
             cache_sync_timeout,
             timeouts: (timeouts != IpvsTimeouts::default()).then_some(timeouts),
+            attachments: Attachments::default(),
             pass_began: None,
+            policy_began: None,
+            links_rest_until: Instant::now(),
             churn: 0,
         }
     }
 
     /// Runs until it is told to stop.
     pub async fn run(mut self) -> Result<(), DriveError> {
+        if !self.reconciler.has_proxy() {
+            self.read_addresses();
+        }
         loop {
             self.alive();
             let until_ms = match self.settle() {
@@ -125,6 +172,8 @@ impl Driver {
             if self.stopped() {
                 return Ok(());
             }
+            self.attachments.answer(&self.reconciler, clock::uptime_ms());
+            let until_ms = [until_ms, self.attachments.until_ms()].into_iter().flatten().min();
             self.outputs.pulse.rest();
             let wake = async {
                 match until_ms {
@@ -149,6 +198,18 @@ impl Driver {
                 }
                 Some(query) = self.inputs.queries.recv() => self.answer(query),
                 Some(()) = self.inputs.addresses.recv() => self.read_addresses(),
+                Some(()) = after(self.links_rest_until, self.inputs.links.recv()) => self.read_links(),
+                Some(query) = self.inputs.policy_queries.recv() => self.answer_policy(query),
+                () = self.outputs.monitor.changed() => {
+                    self.reconciler.record_flows(self.outputs.monitor.wants_flows());
+                }
+                () = records(self.inputs.records.as_mut()) => self.pass_records(),
+                Some(ask) = self.inputs.asks.recv() => {
+                    self.take_ask(ask);
+                    while let Ok(ask) = self.inputs.asks.try_recv() {
+                        self.take_ask(ask);
+                    }
+                }
                 () = wake => {}
             }
         }
@@ -210,6 +271,25 @@ impl Driver {
                     for server in servers {
                         let counts = self.planes.ipvs.connections(&server).ok();
                         self.reconciler.handle_connections(&server, counts.as_ref(), now_ms);
+                    }
+                }
+                Command::ObservePolicy => {
+                    self.give_back();
+                    self.policy_began = Some(Instant::now());
+                    let result = self.on_policy(|plane| plane.observe());
+                    let result = self.noted(Plane::Policy, result);
+                    self.reconciler.handle_policy_observed(result, clock::uptime_ms());
+                }
+                Command::ApplyPolicy(orders) => {
+                    self.alive();
+                    self.policy_began.get_or_insert_with(Instant::now);
+                    let (done, result) = self.apply_policy(&orders);
+                    self.reconciler.handle_policy_applied(done, result, clock::uptime_ms());
+                }
+                Command::PolicySettled => {
+                    info!("network policy is in force");
+                    if let Some(plane) = &mut self.planes.policy {
+                        plane.settled();
                     }
                 }
                 idle @ (Command::Wait { .. } | Command::GiveUp { .. }) => {
@@ -301,113 +381,88 @@ impl Driver {
         result
     }
 
+    fn on_policy<T>(
+        &mut self,
+        call: impl FnOnce(&mut dyn PolicyPlane) -> Result<T, PlaneError>,
+    ) -> Result<T, PlaneError> {
+        match &mut self.planes.policy {
+            Some(plane) => call(&mut **plane),
+            None => Err(PlaneError::Bpf(BpfError::NoObject)),
+        }
+    }
+
+    fn apply_policy(&mut self, orders: &[PolicyOrder]) -> (usize, Result<(), PlaneError>) {
+        journal::policy(orders);
+        self.churn += orders.len();
+        let Some(plane) = &mut self.planes.policy else { return (0, Err(PlaneError::Bpf(BpfError::NoObject))) };
+        let (done, result) = plane.apply(orders);
+        self.outputs.metrics.kernel_wrote(Plane::Policy, done);
+        (done, self.noted(Plane::Policy, result))
+    }
+
+    fn answer_policy(&mut self, query: PolicyQuery) {
+        let node = self.reconciler.node();
+        let addresses = node.host_addresses.iter().map(|(_, address)| *address).collect();
+        let compiler = self.reconciler.enforcer().map(Enforcer::compiled);
+        let here = Here { node: &node.name, addresses: Some(&addresses), compiler };
+        query.answer(self.reconciler.cluster(), here);
+    }
+
+    /// The ring is always emptied, so that what is shown is new.
+    fn pass_records(&mut self) {
+        let Some(records) = &mut self.inputs.records else { return };
+        let monitor = &self.outputs.monitor;
+        let watched = monitor.is_watched();
+        for (head, bytes) in records.get_mut().by_ref().take(RECORDS_PER_ROUND) {
+            if watched {
+                let compiler = self.reconciler.enforcer().map(Enforcer::compiled);
+                let cluster = self.reconciler.cluster();
+                monitor.publish(Seen::new(&head, &bytes, cluster, compiler, clock::boot_unix_ns()));
+            }
+        }
+    }
+
+    fn take_ask(&mut self, ask: Ask) {
+        let plane = &mut self.planes.policy;
+        let read = |index: u32| match plane {
+            Some(plane) => plane.link(index).map_err(|error| error.to_string()),
+            None => Err("this agent enforces no policies (--run-firewall=false)".to_owned()),
+        };
+        self.attachments.take(ask, &mut self.reconciler, read, clock::uptime_ms());
+    }
+
+    fn read_links(&mut self) {
+        let began = Instant::now();
+        match self.on_policy(|plane| plane.links()) {
+            Ok(links) => self.reconciler.handle_links(links, clock::uptime_ms()),
+            Err(error) => debug!(%error, "links could not be read; the next full pass will"),
+        }
+        self.links_rest_until = Instant::now() + began.elapsed() * LINKS_REST;
+    }
+
     fn read_addresses(&mut self) {
         match self.planes.net.host_addresses() {
             Ok(addresses) => self.reconciler.handle_host_addresses(addresses),
             Err(error) => debug!(%error, "the host's addresses could not be read; the next full pass will"),
         }
     }
-
-    /// Tells what changed since the last report.
-    fn report(&mut self) {
-        for pass in self.reconciler.take_passes() {
-            let took = self.pass_began.take().map(|began| began.elapsed()).unwrap_or_default();
-            self.passed(pass, took);
-        }
-        let (appeared, resolved) = self.reconciler.problems().take_changes();
-        for problem in &appeared {
-            warn!(subject = %problem.subject, reason = problem.reason, "{}", problem.text);
-        }
-        for problem in &resolved {
-            info!(subject = %problem.subject, reason = problem.reason, "resolved: {}", problem.text);
-        }
-        if !appeared.is_empty() || !resolved.is_empty() {
-            let reasons: Vec<&'static str> = self.reconciler.problems().iter().map(|problem| problem.reason).collect();
-            self.outputs.metrics.set_problems(reasons);
-        }
-        self.outputs.metrics.set_drain_queue(self.reconciler.draining());
-        for kind in Kind::ALL {
-            self.outputs.metrics.set_objects(kind, self.reconciler.cluster().count(kind));
-        }
-        if let Some(ports) = self.reconciler.take_health_checks() {
-            self.outputs.health_checks.send_replace(ports);
-        }
-        if self.reconciler.is_ready() {
-            self.outputs.pulse.set_ready();
-        }
-    }
-
-    fn passed(&mut self, pass: Pass, took: Duration) {
-        self.outputs.metrics.sync_done(took, pass.refused == 0);
-        if pass.full {
-            // kube-dummy-if, and with it its rp_filter, may be new.
-            self.ensure_settings();
-        }
-        if pass.orders > 0 {
-            debug!(full = pass.full, orders = pass.orders, refused = pass.refused, ?took, "synced");
-        }
-    }
-
-    fn answer(&mut self, query: Query) {
-        // A reader that went away does not matter.
-        match query {
-            Query::Services(reply) => drop(reply.send(rows(&self.reconciler))),
-            Query::Owners(reply) => {
-                let servers = self.reconciler.desired().table.servers();
-                drop(reply.send(servers.map(|(key, owner, _)| (*key, owner.clone())).collect()));
-            }
-            Query::Problems(reply) => {
-                let rows = self
-                    .reconciler
-                    .problems()
-                    .iter()
-                    .map(|problem| (problem.subject.to_string(), problem.reason.to_owned(), problem.text.clone()));
-                drop(reply.send(rows.collect()));
-            }
-        }
-    }
 }
 
-/// Every virtual server we want, ordered by service, with what is being drained.
-pub fn rows(reconciler: &Reconciler) -> Vec<ServiceRow> {
-    let observed = reconciler.observed();
-    let mut rows: Vec<ServiceRow> = reconciler
-        .desired()
-        .table
-        .servers()
-        .map(|(key, owner, frontend)| {
-            let wanted = &frontend.server.destinations;
-            let mut destinations: Vec<DestinationRow> = wanted
-                .iter()
-                .map(|(address, weight)| DestinationRow { address: *address, weight: *weight, draining: false })
-                .collect();
-            if let Some(there) = observed.and_then(|observed| observed.ipvs.servers.get(key)) {
-                let draining = there.destinations.keys().filter(|address| !wanted.contains_key(address));
-                destinations.extend(draining.map(|address| DestinationRow {
-                    address: *address,
-                    weight: 0,
-                    draining: true,
-                }));
-            }
-            ServiceRow {
-                service: owner.clone(),
-                port_name: frontend.port_name.to_string(),
-                origin: frontend.origin.name().to_owned(),
-                address: key.address,
-                protocol: key.protocol,
-                port: key.port,
-                scheduler: frontend.server.scheduler.name().to_owned(),
-                sched_flags: frontend.server.flag_names(),
-                persistence_s: frontend.server.persistence_s,
-                destinations,
-            }
-        })
-        .collect();
-    rows.sort_by(|a, b| {
-        let rank = |row: &ServiceRow| -> (IpAddr, u8, u16) { (row.address, row.protocol.number(), row.port) };
-        a.service.cmp(&b.service).then_with(|| rank(a).cmp(&rank(b)))
-    });
-    rows
+async fn after<T>(then: Instant, work: impl Future<Output = T>) -> T {
+    tokio::time::sleep_until(then.into()).await;
+    work.await
+}
+
+/// Until records wait.
+async fn records(records: Option<&mut AsyncFd<Events>>) {
+    match records {
+        Some(records) => match records.readable_mut().await {
+            // Level is told by the next look: what is left over after a round must wake us again.
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
 }
 
 /// The stage in parts that take well under the time after which the loop would be called stuck.
@@ -426,138 +481,4 @@ fn parts_of<T>(ops: Vec<T>, size: usize) -> impl Iterator<Item = Vec<T>> {
         let part: Vec<T> = rest.by_ref().take(size).collect();
         (!part.is_empty()).then_some(part)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        apply::{
-            Connections,
-            fake::{FakeKernel, Fault},
-        },
-        config::ProxyConfig,
-        desired::{Destination, VirtualKey},
-        nl::{NlError, Refusal},
-        objects::{Namespace, Object, ObjectKey},
-        plan::{IpvsOp, ObservedIpvs},
-        reconcile::PROXY_KINDS,
-    };
-
-    /// Refuses timeouts so many times.
-    struct Stubborn(FakeKernel, usize);
-
-    impl IpvsPlane for Stubborn {
-        fn observe(&mut self) -> Result<ObservedIpvs, PlaneError> {
-            IpvsPlane::observe(&mut self.0)
-        }
-        fn apply(&mut self, ops: &[IpvsOp]) -> Failures {
-            IpvsPlane::apply(&mut self.0, ops)
-        }
-        fn connections(&mut self, server: &VirtualKey) -> Result<BTreeMap<Destination, Connections>, PlaneError> {
-            self.0.connections(server)
-        }
-        fn set_timeouts(&mut self, _: IpvsTimeouts) -> Result<(), PlaneError> {
-            let Some(left) = self.1.checked_sub(1) else { return Ok(()) };
-            self.1 = left;
-            let refusal = Refusal { errno: libc::EINVAL, text: "".into() };
-            Err(PlaneError::Netlink { what: "IPVS timeouts", source: NlError::Refused(refusal) })
-        }
-    }
-
-    /// A driver on a fake kernel, with every list complete and empty.
-    fn driver(kernel: &FakeKernel, refused_timeouts: usize) -> Driver {
-        let planes = Planes {
-            ipvs: Box::new(Stubborn(kernel.clone(), refused_timeouts)),
-            net: Box::new(kernel.clone()),
-            firewall: Box::new(kernel.clone()),
-            conntrack: Box::new(kernel.clone()),
-            sysctl: Box::new(kernel.clone()),
-        };
-        // Nobody receives or sends: `settle` only looks at what it was given.
-        let inputs = Inputs {
-            events: mpsc::channel(1).1,
-            queries: mpsc::channel(1).1,
-            addresses: mpsc::channel(1).1,
-            stop: watch::channel(false).1,
-        };
-        let outputs = Outputs {
-            metrics: Arc::new(Metrics::new(true)),
-            pulse: Arc::default(),
-            health_checks: watch::channel(BTreeMap::new()).0,
-            record: None,
-        };
-        let config = ProxyConfig { sync_period: Duration::from_millis(1), ..ProxyConfig::default() };
-        let limit = Duration::from_secs(60);
-        let reconciler = Reconciler::new(config, "n1", limit, clock::uptime_ms());
-        let timeouts = IpvsTimeouts { tcp: Duration::from_secs(900), ..IpvsTimeouts::default() };
-        let mut driver = Driver::new(reconciler, planes, inputs, outputs, limit, timeouts);
-        PROXY_KINDS.into_iter().for_each(|kind| driver.take(ObjectEvent::RelistDone(kind)));
-        driver
-    }
-
-    #[test]
-    fn timeouts_that_are_refused_stop_nothing_and_are_not_forgotten() {
-        let mut driver = driver(&FakeKernel::new(), 3);
-        let refused = |driver: &mut Driver| driver.reconciler.problems().iter().any(|p| p.reason == "KernelRefused");
-        driver.settle();
-        assert!(driver.reconciler.is_ready());
-        assert!(refused(&mut driver));
-        // Two tries in each full pass.
-        std::thread::sleep(Duration::from_millis(5));
-        driver.settle();
-        assert!(!refused(&mut driver) && driver.timeouts.is_none());
-    }
-
-    /// Every pod's veth brings an address.
-    #[test]
-    fn the_host_s_addresses_are_read_without_looking_at_all_else() {
-        let kernel = FakeKernel::new();
-        let mut driver = driver(&kernel, 0);
-        driver.settle();
-        kernel.0.borrow_mut().kernel.net.host_addresses.insert(("eth0".into(), [192, 0, 2, 1].into()));
-        // An observation would fail and be counted.
-        kernel.0.borrow_mut().broken_observations = 1;
-        driver.read_addresses();
-        driver.reconciler.poll(0);
-        assert_eq!(kernel.0.borrow().broken_observations, 1);
-        assert_eq!(driver.reconciler.node().local_addresses().count(), 1);
-    }
-
-    /// Somebody who ends the agent does not wait for a whole cluster.
-    #[test]
-    fn a_loop_that_is_told_to_stop_goes_no_further() {
-        let kernel = FakeKernel::new();
-        let mut driver = driver(&kernel, 0);
-        let (stop, stopped) = watch::channel(true);
-        driver.inputs.stop = stopped;
-        driver.settle();
-        assert_eq!(kernel.0.borrow().seen, 0);
-        stop.send_replace(false);
-        driver.settle();
-        assert!(kernel.0.borrow().seen > 0);
-    }
-
-    #[test]
-    fn refusals_broken_observations_and_objects_are_counted() {
-        let kernel = FakeKernel::new();
-        // The first order makes ipsets, tables and chains.
-        kernel.0.borrow_mut().faults.insert(0, Fault::Refuse(libc::EBUSY));
-        let mut driver = driver(&kernel, 0);
-        driver.take(ObjectEvent::Applied(Object::Namespace(Namespace {
-            key: ObjectKey::cluster("web"),
-            labels: Default::default(),
-            isolation: None,
-        })));
-        driver.settle();
-        let text = |driver: &Driver| {
-            prometheus::TextEncoder::new().encode_to_string(&driver.outputs.metrics.gather()).unwrap()
-        };
-        assert!(text(&driver).contains("kube_router_sync_failures_total{plane=\"firewall\"} 1\n"));
-        assert!(text(&driver).contains("kube_router_objects{kind=\"Namespace\"} 1\n"));
-        kernel.0.borrow_mut().broken_observations = 1;
-        std::thread::sleep(Duration::from_millis(1_100));
-        driver.settle();
-        assert!(text(&driver).contains("kube_router_sync_failures_total{plane=\"ipvs\"} 1\n"));
-    }
 }

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 use super::Foreign;
 use crate::{
     desired::{Desired, VirtualKey},
-    plan::{IpvsOp, NetOp, Stage},
+    plan::{IpvsOp, NetOp, Stage, enforcement::PolicyOrder},
 };
 
 /// Stages longer than this are told as one line.
@@ -61,6 +61,27 @@ fn net(op: &NetOp) {
         NetOp::DeleteAddress(vip) => info!(%vip, "service address removed from kube-dummy-if"),
         NetOp::DeleteDummy => info!("kube-dummy-if removed"),
         NetOp::SetLocalRoute { .. } | NetOp::DeleteLocalRoute { .. } => {}
+    }
+}
+
+/// What pods are judged by: the interfaces one by one, the tables by their number of orders.
+pub fn policy(orders: &[PolicyOrder]) {
+    let is_table = |order: &&PolicyOrder| matches!(order, PolicyOrder::Table(_));
+    let tables = orders.iter().filter(is_table).count();
+    if tables > 0 {
+        info!(plane = "policy", orders = tables, "programming");
+    }
+    let attached = orders.iter().filter(|order| matches!(order, PolicyOrder::Attach(..))).count();
+    for order in orders {
+        match order {
+            PolicyOrder::Attach(..) if attached > DETAILED => {}
+            PolicyOrder::Attach(ifindex, role) => info!(ifindex, ?role, "programs attached"),
+            PolicyOrder::Detach(ifindex, role) => info!(ifindex, ?role, "programs taken off"),
+            _ => {}
+        }
+    }
+    if attached > DETAILED {
+        info!(interfaces = attached, "programs attached");
     }
 }
 

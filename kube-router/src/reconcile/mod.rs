@@ -14,10 +14,12 @@
 //! (`plan::model`), so that an event needs no reading. Orders that were refused are problems, and bring an early full
 //! pass with a fresh observation.
 
+pub mod attachments;
 mod backoff;
 pub mod drain;
 pub mod driver;
 mod journal;
+pub mod policy;
 pub mod problems;
 mod settings;
 mod steps;
@@ -33,14 +35,15 @@ use std::{
 use crate::{
     apply::Connections,
     cluster::{ClusterState, Dirty},
-    compile::{NodeView, Problem, Subject, compile_node, compile_service},
-    config::ProxyConfig,
+    compile::{NodeView, Problem, Subject, compile_node, compile_service, policy::POLICY_KINDS},
+    config::{FirewallConfig, ProxyConfig},
     desired::{Changes, Desired, Destination, VirtualKey},
     objects::{Kind, ObjectEvent, ObjectKey},
-    plan::{Guard, Observed, Plan, Spared, Stage, plan_changes},
+    plan::{Guard, Observed, Plan, Spared, Stage, enforcement::PolicyOrder, plan_changes},
 };
 use backoff::{Backoff, Refusals};
 use drain::Drains;
+use policy::{Enforcer, PolicyStep};
 use problems::{Problems, Reporter};
 
 /// Kinds that the service proxy cannot do without. Pods only refine drain times.
@@ -58,6 +61,12 @@ pub enum Command {
     Apply(Stage),
     /// Count connections of these servers and answer with [`Reconciler::handle_connections`] for each.
     CountConnections(BTreeSet<VirtualKey>),
+    /// Read tables and interfaces of policy and answer with [`Reconciler::handle_policy_observed`].
+    ObservePolicy,
+    /// Carry out until one fails and answer with [`Reconciler::handle_policy_applied`].
+    ApplyPolicy(Vec<PolicyOrder>),
+    /// Policy is in force for the first time: what only an older agent needed may go.
+    PolicySettled,
     /// Nothing to do before this time (or any event).
     Wait { until_ms: Option<u64> },
     /// The first view of the cluster did not come in time; these kinds are missing.
@@ -107,13 +116,17 @@ pub struct Reconciler {
     backoff: Backoff,
     refusals: Refusals,
     give_up_at_ms: u64,
+    /// The service proxy has its first view.
     started: bool,
+    /// So has everybody else.
+    viewed: bool,
     /// A full pass is due then.
     full_at_ms: u64,
     synced_once: bool,
     /// The kernel was read once, or could not be.
     looked: bool,
     health_checks_changed: bool,
+    enforcer: Option<Enforcer>,
 }
 
 impl Reconciler {
@@ -142,19 +155,59 @@ impl Reconciler {
             refusals: Refusals::default(),
             give_up_at_ms: now_ms.saturating_add(u64::try_from(cache_sync_timeout.as_millis()).unwrap_or(u64::MAX)),
             started: false,
+            viewed: false,
             full_at_ms: now_ms,
             synced_once: false,
             looked: false,
             health_checks_changed: false,
+            enforcer: None,
         }
     }
 
+    /// Enforces network policy, too.
+    pub fn with_firewall(mut self, config: FirewallConfig) -> Self {
+        let enforcer = Enforcer::new(config, &self.node_name);
+        self.enforcer = Some(if self.config.enabled { enforcer.balanced_by(&self.config) } else { enforcer });
+        self
+    }
+
     pub fn handle_event(&mut self, event: ObjectEvent) {
-        self.cluster.apply(event, &mut self.dirty);
+        let Some(enforcer) = &mut self.enforcer else { return self.cluster.apply(event, &mut self.dirty) };
+        let mut touched = Dirty::default();
+        self.cluster.apply(event, &mut touched);
+        enforcer.note(&touched);
+        self.dirty.services.append(&mut touched.services);
+        self.dirty.nodes.append(&mut touched.nodes);
+        self.dirty.view |= touched.view;
     }
 
     /// The next order. Call again after each answer until it says `Wait`.
     pub fn poll(&mut self, now_ms: u64) -> Command {
+        let mut until_ms = None;
+        // Before the first look at the kernel the host's addresses are unknown, and all would be compiled twice.
+        if self.looked {
+            self.refresh_node();
+            if let Some(enforcer) = &mut self.enforcer {
+                enforcer.handle_node(&self.node);
+                let step = enforcer.poll(&self.cluster, now_ms);
+                self.report_policy();
+                match step {
+                    PolicyStep::Observe => return Command::ObservePolicy,
+                    PolicyStep::Apply(orders) => return Command::ApplyPolicy(orders),
+                    PolicyStep::Settled => return Command::PolicySettled,
+                    PolicyStep::Wait { until_ms: until } => until_ms = until,
+                }
+            }
+        }
+        match self.poll_services(now_ms) {
+            Command::Wait { until_ms: until } => {
+                Command::Wait { until_ms: [until, until_ms].into_iter().flatten().min() }
+            }
+            command => command,
+        }
+    }
+
+    fn poll_services(&mut self, now_ms: u64) -> Command {
         while !self.uncompared.is_empty() && self.running.is_empty() {
             self.compare_more();
         }
@@ -166,20 +219,16 @@ impl Reconciler {
         if std::mem::take(&mut self.dirty.view) {
             self.report_view();
         }
-        if !self.started {
-            let missing: Vec<Kind> = PROXY_KINDS.into_iter().filter(|kind| !self.cluster.is_complete(*kind)).collect();
-            // One kind may be forbidden while others can be read. Where none can, nobody has answered yet.
-            let answered = missing.len() < PROXY_KINDS.len();
-            if answered && missing.iter().all(|kind| self.cluster.unavailable().contains_key(kind)) {
-                self.started = true;
-                self.full_at_ms = now_ms;
-            } else if now_ms >= self.give_up_at_ms {
-                return Command::GiveUp { missing };
-            } else {
-                return Command::Wait { until_ms: Some(self.give_up_at_ms) };
-            }
+        if !self.viewed
+            && let Some(command) = self.first_view(now_ms)
+        {
+            return command;
         }
-        // Before the first look at the kernel the host's addresses are unknown, and all would be compiled twice.
+        let give_up_at_ms = (!self.viewed).then_some(self.give_up_at_ms);
+        if !self.config.enabled {
+            self.dirty.services.clear();
+            return Command::Wait { until_ms: give_up_at_ms };
+        }
         if self.looked {
             self.compile();
         }
@@ -196,11 +245,39 @@ impl Reconciler {
             let plan = plan_changes(&changes, &self.desired, observed, self.guard());
             if !plan.is_empty() {
                 self.begin(plan, false);
-                return self.poll(now_ms);
+                return self.poll_services(now_ms);
             }
         }
-        let until = self.drains.next_check_ms().map_or(self.full_at_ms, |check| check.min(self.full_at_ms));
-        Command::Wait { until_ms: Some(until) }
+        let times = [Some(self.full_at_ms), self.drains.next_check_ms(), give_up_at_ms];
+        Command::Wait { until_ms: times.into_iter().flatten().min() }
+    }
+
+    /// What to do while no complete view was there yet.
+    fn first_view(&mut self, now_ms: u64) -> Option<Command> {
+        let proxy = self.missing(&PROXY_KINDS, self.config.enabled);
+        let policy = self.missing(&POLICY_KINDS, self.enforcer.is_some());
+        self.started |= proxy.is_empty();
+        self.viewed |= self.started && policy.is_empty();
+        if self.viewed {
+            return None;
+        }
+        if now_ms >= self.give_up_at_ms {
+            let missing: BTreeSet<Kind> = proxy.into_iter().chain(policy).collect();
+            return Some(Command::GiveUp { missing: missing.into_iter().collect() });
+        }
+        // Services do not wait for what only policy needs.
+        (!self.started).then_some(Command::Wait { until_ms: Some(self.give_up_at_ms) })
+    }
+
+    /// Of these kinds, those that were not listed completely and may still come.
+    fn missing(&self, kinds: &[Kind], wanted: bool) -> Vec<Kind> {
+        let kinds: &[Kind] = if wanted { kinds } else { &[] };
+        let mut missing: Vec<Kind> = kinds.iter().copied().filter(|kind| !self.cluster.is_complete(*kind)).collect();
+        // One kind may be forbidden while others can be read. Where none can, nobody has answered yet.
+        if missing.len() < kinds.len() {
+            missing.retain(|kind| !self.cluster.unavailable().contains_key(kind));
+        }
+        missing
     }
 
     fn is_complete(&self) -> bool {
@@ -254,13 +331,17 @@ impl Reconciler {
 
     /// Brings the desired state up to date with everything that changed since the last call.
     fn compile(&mut self) {
+        self.refresh_node();
         let dirty = std::mem::take(&mut self.dirty);
-        if self.node_dirty || dirty.nodes.contains(&*self.node_name) {
-            self.node_dirty = false;
-            self.compile_node();
-        }
         for key in &dirty.services {
             self.compile_one(key);
+        }
+    }
+
+    fn refresh_node(&mut self) {
+        if self.dirty.nodes.remove(&*self.node_name) || self.node_dirty {
+            self.node_dirty = false;
+            self.compile_node();
         }
     }
 
@@ -336,7 +417,7 @@ impl Reconciler {
             }
         }
         for (kind, reason) in self.cluster.unavailable() {
-            let effect = if PROXY_KINDS.contains(kind) && !self.cluster.is_complete(*kind) {
+            let effect = if self.config.enabled && PROXY_KINDS.contains(kind) && !self.cluster.is_complete(*kind) {
                 "; the service proxy only adds and deletes nothing until it can be read"
             } else {
                 ""
@@ -382,6 +463,8 @@ impl Reconciler {
 
     /// The addresses of the host's interfaces changed.
     pub fn handle_host_addresses(&mut self, addresses: BTreeSet<(Box<str>, IpAddr)>) {
+        // Without a proxy nothing else of the kernel is looked at.
+        self.looked |= !self.config.enabled;
         if addresses != self.host_addresses {
             self.host_addresses = addresses;
             self.node_dirty = true;

@@ -20,6 +20,8 @@ pub enum Reporter {
     Settings,
     /// Refused orders and failing planes.
     Kernel,
+    /// Network policy: objects that cannot be honoured, limits, the plane.
+    Policy,
 }
 
 #[derive(Debug, Default)]

@@ -4,14 +4,22 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     Foreign, Pass, Reconciler,
+    policy::{Attached, Enforcer},
     problems::{Problems, Reporter},
 };
 use crate::{
     apply::{OpFailure, PlaneError},
-    compile::{NodeView, Problem, Subject},
+    cluster::{Announced, ClusterState, Dirty},
+    compile::{
+        NodeView, Problem, Subject,
+        links::{Links, PodLink},
+    },
     desired::{Desired, SetElement, VirtualKey},
     objects::{Kind, ObjectKey, Protocol},
-    plan::{Backend, FirewallOp, IpvsOp, NetOp, Observed, Stage, all_keys, plan_changes, plan_foundation},
+    plan::{
+        Backend, FirewallOp, IpvsOp, NetOp, Observed, Stage, all_keys, enforcement::ObservedPolicy, plan_changes,
+        plan_foundation,
+    },
 };
 
 /// Virtual servers and addresses compared before the orders they need are carried out: with ten destinations each,
@@ -53,6 +61,9 @@ impl Reconciler {
             Err(error) => return self.plane_failed(&error, now_ms),
         };
         self.handle_host_addresses(observed.net.host_addresses.clone());
+        if let Some(enforcer) = &mut self.enforcer {
+            enforcer.answering.see(observed.ipvs.servers.keys());
+        }
         self.compile();
         self.full_at_ms = now_ms.saturating_add(self.period_ms());
         self.resume_drains(&observed, now_ms);
@@ -113,6 +124,7 @@ impl Reconciler {
             let _ = match order {
                 Order::Ipvs(op) => {
                     self.note_drain(op, now_ms);
+                    self.tell_enforcer(op);
                     observed.ipvs.carry_out(op)
                 }
                 Order::Net(op) => observed.net.carry_out(op),
@@ -129,7 +141,10 @@ impl Reconciler {
                 // Its server's refusal says why.
                 Order::Ipvs(IpvsOp::AddDestination { key, .. }) if !observed.ipvs.servers.contains_key(key) => continue,
                 // One that is there already answers: only our view lacked it, and the next look mends that.
-                Order::Ipvs(IpvsOp::AddServer { key, .. }) if failure.refusal.errno != libc::EEXIST => self.shut(key),
+                Order::Ipvs(op @ IpvsOp::AddServer { .. }) if failure.refusal.errno == libc::EEXIST => {
+                    self.tell_enforcer(op);
+                }
+                Order::Ipvs(IpvsOp::AddServer { key, .. }) => self.shut(key),
                 _ => {}
             }
             problems.push(describe(&self.desired, &self.node, order, failure));
@@ -146,6 +161,15 @@ impl Reconciler {
             FirewallOp::DeleteElement(Backend::Nft, element),
             FirewallOp::DeleteElement(Backend::Ipset, element),
         ]));
+    }
+
+    /// Policy's rows follow virtual servers.
+    fn tell_enforcer(&mut self, op: &IpvsOp) {
+        match (op, &mut self.enforcer) {
+            (IpvsOp::AddServer { key, .. }, Some(enforcer)) => enforcer.answering.came(key),
+            (IpvsOp::DeleteServer { key }, Some(enforcer)) => enforcer.answering.went(key),
+            _ => {}
+        }
     }
 
     fn note_drain(&mut self, op: &IpvsOp, now_ms: u64) {
@@ -173,9 +197,100 @@ impl Reconciler {
             PlaneError::Unavailable { what, .. } => (*what, "KernelFeatureMissing"),
             PlaneError::Netlink { what, .. } => (*what, "KernelRefused"),
             PlaneError::Io { .. } => ("kernel settings", "KernelRefused"),
+            PlaneError::Bpf(_) => ("network policy", "KernelRefused"),
         };
         let text = format!("{error}; trying again");
         self.problems.report(Reporter::Kernel, vec![Problem { subject: Subject::Kernel(subject), reason, text }]);
+    }
+
+    /// Answer to [`Command::ObservePolicy`](super::Command::ObservePolicy).
+    pub fn handle_policy_observed(&mut self, result: Result<ObservedPolicy, PlaneError>, now_ms: u64) {
+        if let Ok(observed) = &result {
+            self.recognise(&observed.links);
+        }
+        if let Some(enforcer) = &mut self.enforcer {
+            enforcer.handle_observed(&self.cluster, result, now_ms);
+        }
+    }
+
+    /// Answer to [`Command::ApplyPolicy`](super::Command::ApplyPolicy).
+    pub fn handle_policy_applied(&mut self, done: usize, result: Result<(), PlaneError>, now_ms: u64) {
+        if let Some(enforcer) = &mut self.enforcer {
+            enforcer.handle_applied(done, result, now_ms);
+        }
+    }
+
+    /// Links came, went or changed their addresses.
+    pub fn handle_links(&mut self, links: Links, now_ms: u64) {
+        self.recognise(&links);
+        if let Some(enforcer) = &mut self.enforcer {
+            enforcer.handle_links(links, now_ms);
+        }
+    }
+
+    /// Takes in what a network plugin did without our knowing: links that are gone, and those that it wrote a pod's name at.
+    fn recognise(&mut self, links: &Links) {
+        let Some(enforcer) = &mut self.enforcer else { return };
+        let mut touched = Dirty::default();
+        for attached in enforcer.links.take_vanished(links) {
+            retract(&mut self.cluster, &attached, &mut touched);
+        }
+        for (index, attached) in enforcer.links.strange(links) {
+            announce(&mut self.cluster, enforcer, &attached, &mut touched);
+            enforcer.links.attach(index, attached);
+        }
+        enforcer.note(&touched);
+    }
+
+    /// A network plugin attached a pod to this link.
+    pub fn handle_attached(&mut self, link: PodLink, attached: Attached) {
+        let Some(enforcer) = &mut self.enforcer else { return };
+        let mut touched = Dirty::default();
+        announce(&mut self.cluster, enforcer, &attached, &mut touched);
+        enforcer.note(&touched);
+        enforcer.links.put(link.clone());
+        enforcer.links.attach(link.index, attached);
+    }
+
+    /// A network plugin takes off what `goes` says.
+    pub fn handle_detached(&mut self, goes: impl Fn(&Attached) -> bool) {
+        let Some(enforcer) = &mut self.enforcer else { return };
+        let mut touched = Dirty::default();
+        for attached in enforcer.links.detach(goes) {
+            retract(&mut self.cluster, &attached, &mut touched);
+        }
+        enforcer.note(&touched);
+    }
+
+    pub(super) fn report_policy(&mut self) {
+        if let Some(problems) = self.enforcer.as_mut().and_then(Enforcer::take_problems) {
+            self.problems.report(Reporter::Policy, problems);
+        }
+    }
+
+    /// Somebody wants to see new flows, or nobody does any more.
+    pub fn record_flows(&mut self, wanted: bool) {
+        if let Some(enforcer) = &mut self.enforcer {
+            enforcer.record_flows(wanted);
+        }
+    }
+
+    pub fn has_proxy(&self) -> bool {
+        self.config.enabled
+    }
+
+    /// Updates of policy that were carried out since the last call.
+    pub fn take_policy_updates(&mut self) -> usize {
+        self.enforcer.as_mut().map_or(0, Enforcer::take_finished)
+    }
+
+    /// Milliseconds that pods were open which no network plugin announced.
+    pub fn take_policy_gaps(&mut self) -> Vec<u64> {
+        self.enforcer.as_mut().map_or_else(Vec::new, Enforcer::take_gaps)
+    }
+
+    pub fn enforcer(&self) -> Option<&Enforcer> {
+        self.enforcer.as_ref()
     }
 
     fn period_ms(&self) -> u64 {
@@ -212,7 +327,7 @@ impl Reconciler {
 
     /// A full pass came to its end: every wanted order was carried out, or is a problem that stands.
     pub fn is_ready(&self) -> bool {
-        self.synced_once
+        (self.synced_once || !self.config.enabled) && self.enforcer.as_ref().is_none_or(Enforcer::is_ready)
     }
 
     /// The health-check node ports, if they changed since the last call.
@@ -324,4 +439,20 @@ fn foreign(stages: &[Stage], observed: &Observed) -> Foreign {
         }
     }
     found
+}
+
+fn addresses(attached: &Attached) -> Vec<IpAddr> {
+    attached.addresses.iter().map(|ip| ip.to_canonical()).collect()
+}
+
+fn announce(cluster: &mut ClusterState, enforcer: &Enforcer, attached: &Attached, touched: &mut Dirty) {
+    // A further network's addresses are not the pod's to the API.
+    if enforcer.links.is_first(attached) {
+        let announced = Announced { uid: attached.uid.clone(), addresses: addresses(attached) };
+        cluster.announce(&attached.pod, announced, touched);
+    }
+}
+
+fn retract(cluster: &mut ClusterState, attached: &Attached, touched: &mut Dirty) {
+    cluster.retract(&attached.pod, &addresses(attached), touched);
 }

@@ -106,6 +106,9 @@ impl Rig {
                         self.reconciler.handle_connections(&server, Some(&counts), self.now_ms);
                     }
                 }
+                Command::ObservePolicy | Command::ApplyPolicy(_) | Command::PolicySettled => {
+                    unreachable!("no policy here")
+                }
                 Command::Wait { .. } | Command::GiveUp { .. } => break,
             }
         }
@@ -169,7 +172,10 @@ fn a_cluster_in_which_nothing_can_be_read_ends_the_agent_too() {
     assert_eq!(rig.reconciler.poll(0), Command::Wait { until_ms: Some(60_000) });
     assert!(!rig.reconciler.is_ready());
     assert!(rig.reasons().contains(&"WatchUnavailable"), "said at once");
-    assert_eq!(rig.reconciler.poll(60_000), Command::GiveUp { missing: PROXY_KINDS.to_vec() });
+    assert_eq!(
+        rig.reconciler.poll(60_000),
+        Command::GiveUp { missing: vec![Kind::Service, Kind::EndpointSlice, Kind::Node] }
+    );
 }
 
 #[test]
@@ -349,6 +355,7 @@ fn a_drained_endpoint_leaves_when_its_connections_do_or_its_pod_s_time_is_over()
     let mut rig = Rig::new(config, FakeKernel::new());
     let pod = Pod {
         key: name(1),
+        uid: None,
         created_s: 0,
         labels: Default::default(),
         node: None,

@@ -40,8 +40,9 @@ struct Line {
 /// Why a recording cannot be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    #[error("recording {path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    /// Tells its cause itself, so the cause is no `source`.
+    #[error("recording {path}: {error}")]
+    File { path: PathBuf, error: io::Error },
     #[error("recording {path}, line {line}: {reason}")]
     Line { path: PathBuf, line: u64, reason: String },
 }
@@ -61,7 +62,7 @@ impl Recorder {
     /// # Errors
     /// The file cannot be created.
     pub fn create(path: &Path) -> Result<Self, RecordError> {
-        let wrong = |source| RecordError::File { path: path.to_owned(), source };
+        let wrong = |error| RecordError::File { path: path.to_owned(), error };
         let file = create_private(path).map_err(wrong)?;
         let (lines, queue) = sync_channel(QUEUE);
         let name = path.to_owned();
@@ -151,7 +152,7 @@ pub fn replay(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<(u64, ObjectEvent), RecordError>> + use<>, RecordError> {
     let path = path.to_owned();
-    let file = File::open(&path).map_err(|source| RecordError::File { path: path.clone(), source })?;
+    let file = File::open(&path).map_err(|error| RecordError::File { path: path.clone(), error })?;
     let mut number = 0;
     let mut lines = BufReader::new(file).lines();
     Ok(std::iter::from_fn(move || {
@@ -161,7 +162,7 @@ pub fn replay(
             let text = match lines.next()? {
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => return Some(Err(wrong(error.to_string()))),
-                Err(source) => return Some(Err(RecordError::File { path: path.clone(), source })),
+                Err(error) => return Some(Err(RecordError::File { path: path.clone(), error })),
             };
             if text.trim().is_empty() {
                 continue;

@@ -93,6 +93,9 @@ impl Agent {
                         self.reconciler.handle_connections(&server, Some(&counts), self.now_ms);
                     }
                 }
+                Command::ObservePolicy | Command::ApplyPolicy(_) | Command::PolicySettled => {
+                    unreachable!("no policy here")
+                }
                 Command::Wait { .. } => break,
                 Command::GiveUp { missing } => panic!("no complete view: {missing:?}"),
             }

@@ -5,6 +5,7 @@
 
 mod bad_objects;
 mod bad_sources;
+mod looks;
 mod outputs;
 
 use std::{

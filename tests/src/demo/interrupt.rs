@@ -11,7 +11,7 @@ pub struct Interrupt(Arc<(Mutex<bool>, Condvar)>);
 
 impl Interrupt {
     /// Takes both signals out of the hands of every later thread. To be called while there is one thread only. Children
-    /// are not concerned: the standard library empties their signal mask.
+    /// inherit that, and are ended by SIGKILL.
     pub fn install() -> Result<Interrupt> {
         let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
         signals.thread_block().context("blocking signals")?;

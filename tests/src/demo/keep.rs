@@ -23,6 +23,11 @@ pub fn look_around(stage: &Stage) {
         for (_, agent) in stage.agents() {
             println!("    {} dump services --socket={}", program.display(), agent.socket().display());
         }
+        if let Some((_, agent)) = stage.agents().next() {
+            for command in ["matrix", "monitor --drops", "dump problems"] {
+                println!("    {} {command} --socket={}", program.display(), agent.socket().display());
+            }
+        }
     }
     println!("\nChange something:\n\n    {}", stage.feed.how_to_change());
     println!("\nIt goes with Ctrl-C, or with the virtual machine that it is in.");

@@ -6,7 +6,7 @@
 //!
 //! * [`cast`] knows who plays: names and addresses, from `tests/fixtures/whats-my-ip.yaml`.
 //! * [`stage`] builds the cluster; [`feed`] is how the agents learn of it (files, or an API server).
-//! * [`look`] and [`change`] are the acts; [`narrator`] is the only one that prints.
+//! * [`look`], [`change`] and [`policy`] are the acts (of the last one [`shop`] knows who plays); [`narrator`] is the only one that prints.
 //!
 //! It is not the place to test corner cases: those tests are silent, and elsewhere.
 
@@ -17,6 +17,8 @@ mod interrupt;
 mod keep;
 mod look;
 mod narrator;
+mod policy;
+mod shop;
 mod stage;
 
 use anyhow::Result;
@@ -43,6 +45,7 @@ pub fn run(options: Options) -> Result<bool> {
     let mut stage = Stage::build(Cast::load()?, options.from_cluster, &mut narrator)?;
     look::perform(&mut stage, &mut narrator)?;
     change::perform(&mut stage, &mut narrator)?;
+    policy::perform(&mut stage, &mut narrator)?;
     let good = narrator.finish();
     if options.keep {
         keep::look_around(&stage);

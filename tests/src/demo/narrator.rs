@@ -66,6 +66,20 @@ impl Narrator {
         Ok(text)
     }
 
+    /// The same for a program that may fail; what it printed, the complaint included.
+    ///
+    /// # Errors
+    /// As with [`Narrator::run`].
+    pub fn attempt(&mut self, place: Place<'_>, program: &str, arguments: &[&str]) -> Result<String> {
+        self.typed(place.name, &Narrator::line(program, arguments))?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        let done = place.ns.run(|| command.output()).with_context(|| format!("starting {program}"))?;
+        let text = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        print_block(&text);
+        Ok(text)
+    }
+
     /// A command that was run by other means, with its output.
     pub fn shown(&mut self, place: &str, line: &str, output: &str) -> Result<()> {
         self.typed(place, line)?;

@@ -16,24 +16,24 @@ use crate::{
     agent::{self, Agent},
     lab::{Lab, Namespace, NodeSpec, Pod, Serve, load_modules},
     oracle,
+    pins::Pins,
     process::{Process, eventually},
 };
 
 /// The uplink of every node.
 pub const INTERFACE: &str = "ens32";
 
-/// Holds the service's node port, which the default range does not.
-pub const NODE_PORT_RANGE: &str = "30000-40000";
-
 /// Address of the client outside.
 const CLIENT: &str = "192.168.10.200";
 
 /// For anything that should happen; an emulated machine under load needs long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fields end in this order: first those who work in the namespaces.
 pub struct Stage {
     agents: BTreeMap<String, Agent>,
+    /// By node: where its agent's tables of policy are.
+    pins: BTreeMap<String, Pins>,
     servers: BTreeMap<String, Process>,
     pub feed: Box<dyn Feed>,
     flags: Vec<String>,
@@ -67,13 +67,12 @@ impl Stage {
         let feed = feed::open(from_cluster, &cast, &mut lab, narrator)?;
         let flags = [
             format!("--service-cluster-ip-range={SERVICE_RANGE}"),
-            format!("--service-node-port-range={NODE_PORT_RANGE}"),
             "--masquerade-all".to_owned(),
             "--run-router=false".to_owned(),
-            "--run-firewall=false".to_owned(),
         ];
         let flags = feed.flags().into_iter().chain(flags).collect();
-        let mut stage = Stage { agents: BTreeMap::new(), servers, feed, flags, client, cast, lab };
+        let mut stage =
+            Stage { agents: BTreeMap::new(), pins: BTreeMap::new(), servers, feed, flags, client, cast, lab };
         narrator.say("\nOn each node the agent is started:\n");
         let nodes: Vec<String> = stage.cast.nodes.iter().map(|node| node.name.clone()).collect();
         for node in &nodes {
@@ -87,17 +86,22 @@ impl Stage {
     }
 
     pub fn start_agent(&mut self, node: &str, narrator: &mut Narrator) -> Result<()> {
+        if !self.pins.contains_key(node) {
+            self.pins.insert(node.to_owned(), Pins::new()?);
+        }
         let place = self.node(node)?;
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        // One machine plays all nodes, and there is one BPF file system on it.
+        let pins = self.pins.get(node).map(Pins::flag);
+        let flags: Vec<&str> = self.flags.iter().chain(&pins).map(String::as_str).collect();
         let agent = Agent::start(place.ns, node, &flags)?;
-        let line = format!("kube-router --hostname-override={node} {} &", self.flags.join(" "));
+        let line = format!("kube-router --hostname-override={node} {} &", flags.join(" "));
         narrator.shown(place.name, &line, "")?;
         self.agents.insert(node.to_owned(), agent);
         Ok(())
     }
 
     pub fn wait_ready(&mut self, node: &str) -> Result<()> {
-        self.agent(node)?.wait_ready(2 * PATIENCE)
+        self.agent(node)?.wait_ready(5 * PATIENCE)
     }
 
     pub fn agent(&mut self, node: &str) -> Result<&mut Agent> {
@@ -129,6 +133,29 @@ impl Stage {
         let output = agent::run(agent.ns(), &[arguments, &[&socket]].concat())?;
         narrator.shown(node, &Narrator::line("kube-router", &[arguments, &[&socket]].concat()), &output)?;
         Ok(output)
+    }
+
+    /// `--maps=` for commands that look at the tables of a node.
+    pub fn maps(&self, node: &str) -> Result<String> {
+        let pins = self.pins.get(node).with_context(|| format!("no tables on {node}"))?;
+        Ok(format!("--maps={}", pins.path().display()))
+    }
+
+    /// One more pod; one that answers somewhere is called by its name.
+    pub fn add_pod(&mut self, role: &PodRole, port: Option<u16>) -> Result<()> {
+        let pod = self.lab.pod(&role.node, &role.name, &[&role.address.to_string()])?;
+        if let Some(port) = port {
+            self.servers.insert(role.name.clone(), Serve::new().tcp(port).start(&pod.ns, &role.name)?);
+        }
+        Ok(())
+    }
+
+    /// The client outside finds pods by their own addresses, too.
+    pub fn let_client_reach_pods(&self) -> Result<()> {
+        self.cast
+            .nodes
+            .iter()
+            .try_for_each(|node| self.lab.route(&self.client, &node.pod_cidr, &node.address.to_string()))
     }
 
     /// Takes a pod away, with what runs in it.

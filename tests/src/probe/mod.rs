@@ -5,9 +5,12 @@
 //! Nothing here knows of namespaces: call it inside [`Namespace::run`](crate::lab::Namespace::run).
 
 mod ask;
+mod first_try;
+mod flood;
 mod kept;
 mod load;
 mod transport;
+mod unfinished;
 
 use std::{
     io::{self, ErrorKind},
@@ -16,9 +19,12 @@ use std::{
 
 pub use self::{
     ask::{Question, sctp_ask, tcp_get, udp_ask},
+    first_try::{FirstTry, first_try, first_try_from},
+    flood::{Flood, Sniffer},
     kept::Kept,
     load::{Load, LoadReport, LoadSpec},
     transport::{Transport, local_address_towards},
+    unfinished::{finish_checksums, send_unfinished},
 };
 
 /// What a pod says about itself and its client.

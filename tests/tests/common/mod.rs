@@ -7,6 +7,7 @@
 
 pub mod every_kind;
 pub mod kube;
+pub mod netpol;
 
 use std::{net::IpAddr, time::Duration};
 

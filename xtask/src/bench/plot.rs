@@ -1,8 +1,15 @@
-//! A plot with two logarithmic axes, as SVG: services against instructions. A line of slope one is linear growth.
+//! A plot with two logarithmic axes, as SVG. A line of slope one is linear growth.
 
 use std::fmt::Write;
 
-use super::report::Curve;
+/// Name and points.
+pub type Curve = (String, Vec<(f64, f64)>);
+
+/// What the axes show.
+pub struct Axes {
+    pub x: &'static str,
+    pub y: &'static str,
+}
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
@@ -10,10 +17,10 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 250.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 50.0;
-const COLOURS: [&str; 5] = ["#888888", "#d62728", "#1f77b4", "#ff7f0e", "#2ca02c"];
+const COLOURS: [&str; 7] = ["#888888", "#d62728", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b"];
 
 /// Points that are not positive are left out; no points at all give empty axes.
-pub fn svg(curves: &[Curve]) -> String {
+pub fn svg(axes: &Axes, curves: &[Curve]) -> String {
     let points = || curves.iter().flat_map(|(_, points)| points).filter(|(x, y)| *x > 0.0 && *y > 0.0);
     let range = |values: &mut dyn Iterator<Item = f64>| {
         let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
@@ -40,11 +47,12 @@ pub fn svg(curves: &[Curve]) -> String {
         let _ = writeln!(out, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">1e{decade}</text>", LEFT - 6.0, y + 4.0);
     }
     let middle = (LEFT + WIDTH - RIGHT) / 2.0;
-    let _ = writeln!(out, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">services</text>", HEIGHT - 12.0);
+    let _ = writeln!(out, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>", HEIGHT - 12.0, axes.x);
     let _ = writeln!(
         out,
-        "<text transform=\"translate(18,{}) rotate(-90)\" text-anchor=\"middle\">instructions</text>",
-        HEIGHT / 2.0
+        "<text transform=\"translate(18,{}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+        HEIGHT / 2.0,
+        axes.y
     );
     for (at, (name, points)) in curves.iter().enumerate() {
         let colour = COLOURS[at % COLOURS.len()];

@@ -4,6 +4,11 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::{
+    goals::{self, Goal},
+    plot::Curve,
+};
+
 /// Programming IPVS costs at most this share of `ipvsadm --restore`.
 const COLD_SHARE: f64 = 0.5;
 /// Ten times the services cost at most this many times as much: linear, with room for trees that grow deeper.
@@ -15,16 +20,6 @@ const MEMORY_MIB: f64 = 64.0;
 
 pub struct Report<'a> {
     lines: &'a [Value],
-}
-
-/// Name, and (services, instructions).
-pub type Curve = (String, Vec<(f64, f64)>);
-
-struct Goal {
-    what: String,
-    goal: String,
-    is: String,
-    met: bool,
 }
 
 impl<'a> Report<'a> {
@@ -42,6 +37,7 @@ impl<'a> Report<'a> {
         self.of(what).iter().filter_map(point).collect()
     }
 
+    /// (services, instructions)
     pub fn curves(&self) -> Vec<Curve> {
         [
             ("ipvsadm --restore", "ipvsadm", "/ns"),
@@ -112,15 +108,12 @@ impl<'a> Report<'a> {
     }
 
     pub fn all_met(&self) -> bool {
-        self.goals().iter().all(|goal| goal.met)
+        goals::all_met(&self.goals())
     }
 
     pub fn markdown(&self, kernel: &str) -> String {
         let mut out = format!("# What the agent costs\n\nLinux {kernel}, ten endpoints a service.\n\n");
-        out += "| | goal | is | |\n|---|---|---|---|\n";
-        for Goal { what, goal, is, met } in self.goals() {
-            let _ = writeln!(out, "| {what} | {goal} | {is} | {} |", if met { "met" } else { "**missed**" });
-        }
+        out += &goals::table(&self.goals());
         out += "\n## Instructions\n\nUser and kernel side together, in millions. `observe` reads the kernel, `apply` \
                 writes it; the rest of a pass is compiling and planning.\n\n\
                 | services | pass | all | IPVS apply | IPVS observe | addresses, routes apply | observe | sets, rules \
@@ -179,7 +172,9 @@ fn title(what: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::plot::Axes, *};
+
+    const AXES: Axes = Axes { x: "services", y: "instructions" };
 
     fn lines(share: f64, change: u64, peak_kib: u64) -> Vec<Value> {
         let mut lines = Vec::new();
@@ -210,6 +205,6 @@ mod tests {
         let lines = lines(0.4, 120, 2048);
         let curves = Report::new(&lines).curves();
         assert_eq!(curves[0].1, [(100.0, 1e6), (1000.0, 1e7)]);
-        assert!(super::super::plot::svg(&curves).contains("ipvsadm --restore"));
+        assert!(super::super::plot::svg(&AXES, &curves).contains("ipvsadm --restore"));
     }
 }

@@ -12,7 +12,7 @@ use super::{Finding, Source};
 const SRC: &str = "kube-router/src";
 
 /// Decisions only.
-const PURE: &[&str] = &["objects", "cluster", "compile", "desired", "plan", "reconcile"];
+const PURE: &[&str] = &["objects", "cluster", "compile", "desired", "explain", "plan", "reconcile"];
 
 /// Parts of pure rooms that act; each with its room's leave.
 const DRIVERS: &[&str] = &["reconcile/driver.rs", "reconcile/driver"];

@@ -22,6 +22,7 @@
 
 pub mod monitor;
 mod orders;
+pub mod pod_end;
 pub mod pod_links;
 mod table;
 mod wire;

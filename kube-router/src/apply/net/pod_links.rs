@@ -6,7 +6,7 @@
 //! number (`IFLA_TARGET_NETNSID`, `IFA_TARGET_NETNSID`; Linux 4.20). So hardware address and IP addresses of the pod's
 //! end are read from here, without entering the pod's namespace, without a runtime's socket, and before the first packet.
 //!
-//! In: nothing, or the index of one link. Out: [`PodLink`]s. A pod with several interfaces has several; which addresses
+//! In: nothing, or the index of one link. Out: [`Links`], [`PodLink`]s. A pod with several interfaces has several; which addresses
 //! are a pod's according to the cluster is not known here. A veth pair within this namespace is no pod's.
 
 use std::{
@@ -21,15 +21,20 @@ use tokio::io::unix::AsyncFd;
 use super::{
     monitor::{RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK},
     table::parse_address,
-    wire::{RTM_GETADDR, RTM_GETLINK},
+    wire::{RTM_GETADDR, RTM_GETLINK, RTM_SETLINK},
 };
-use crate::nl::{NlError, Socket, attr};
+use crate::{
+    compile::links::{Device, DeviceKind, Links, PodLink},
+    nl::{NlError, Socket, attr},
+};
 
 /// include/uapi/linux/if_link.h, if_addr.h
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_TARGET_NETNSID: u16 = 46;
@@ -37,25 +42,14 @@ const IFLA_INFO_KIND: u16 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 const IFA_TARGET_NETNSID: u16 = 10;
 
-/// A veth whose other end is in another network namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodLink {
-    /// The node's end.
-    pub index: u32,
-    pub name: Box<str>,
-    /// The pod's end, a number of its namespace.
-    pub peer: u32,
-    pub mac: [u8; 6],
-    /// Of the pod's end; not the link-local ones, which anybody makes up.
-    pub addresses: BTreeSet<IpAddr>,
-}
-
 /// What the node's end tells.
 struct NodeEnd {
     index: u32,
     name: Box<str>,
     peer: u32,
     namespace: i32,
+    alias: Option<Box<str>>,
+    master: Option<u32>,
 }
 
 /// Reads pods' links from the network namespace of the thread that opened it.
@@ -71,16 +65,18 @@ impl PodLinks {
         Ok(PodLinks { socket })
     }
 
-    /// All of them, by the index of the node's end. A namespace that goes away meanwhile is left out.
-    pub fn read(&mut self) -> Result<BTreeMap<u32, PodLink>, NlError> {
-        let ends: Vec<NodeEnd> = self.socket.dump(RTM_GETLINK, 0, link_request, |ends: &mut Vec<_>, _, payload| {
-            ends.extend(parse_node_end(payload));
+    /// All links of the node. A namespace that goes away meanwhile is left out.
+    pub fn read(&mut self) -> Result<Links, NlError> {
+        type Found = (Vec<NodeEnd>, BTreeMap<u32, Device>);
+        let (ends, devices) = self.socket.dump(RTM_GETLINK, 0, link_request, |found: &mut Found, _, payload| {
+            found.0.extend(parse_node_end(payload));
+            found.1.extend(parse_device(payload));
             Ok(())
         })?;
-        let mut links = BTreeMap::new();
+        let mut links = Links { devices, pods: BTreeMap::new() };
         for end in ends {
             if let Some(link) = self.follow(end)? {
-                links.insert(link.index, link);
+                links.pods.insert(link.index, link);
             }
         }
         Ok(links)
@@ -102,6 +98,15 @@ impl PodLinks {
             Some(end) => self.follow(end),
             None => Ok(None),
         }
+    }
+
+    /// Writes the node's end's alias.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), NlError> {
+        let request = |bytes: &mut Vec<u8>| {
+            link_header(bytes, index);
+            attr::put(bytes, IFLA_IFALIAS, alias.as_bytes());
+        };
+        self.socket.request(RTM_SETLINK, 0, request, |_, _| Ok(()))
     }
 
     /// What the other end has.
@@ -134,7 +139,8 @@ impl PodLinks {
                 Err(error) => gone_is_none(Err(error))?,
             }
         }
-        Ok(Some(PodLink { index: end.index, name: end.name, peer: end.peer, mac, addresses }))
+        let NodeEnd { index, name, peer, alias, master, .. } = end;
+        Ok(Some(PodLink { index, name, peer, mac, addresses, alias, master }))
     }
 }
 
@@ -168,11 +174,13 @@ fn link_request(bytes: &mut Vec<u8>) {
 /// `None`: not a veth, or its other end is here, too.
 fn parse_node_end(payload: &[u8]) -> Option<NodeEnd> {
     let header = payload.get(..16)?;
-    let (mut name, mut peer, mut namespace, mut is_veth) = (None, None, None, false);
+    let (mut name, mut peer, mut namespace, mut is_veth, mut alias, mut master) = (None, None, None, false, None, None);
     for (kind, value) in attr::attributes(&payload[16..]) {
         match kind {
             IFLA_IFNAME => name = Some(attr::text(value)),
+            IFLA_IFALIAS => alias = Some(attr::text(value).into()),
             IFLA_LINK => peer = attr::u32(value),
+            IFLA_MASTER => master = attr::u32(value),
             IFLA_LINK_NETNSID => namespace = attr::u32(value),
             IFLA_LINKINFO => {
                 is_veth =
@@ -184,7 +192,41 @@ fn parse_node_end(payload: &[u8]) -> Option<NodeEnd> {
     let namespace = namespace?.cast_signed();
     // A negative number: the namespace cannot be named from here.
     let known = is_veth && namespace >= 0;
-    known.then_some(NodeEnd { index: attr::u32(&header[4..])?, name: name?.into(), peer: peer?, namespace })
+    let index = attr::u32(&header[4..])?;
+    known.then_some(NodeEnd { index, name: name?.into(), peer: peer?, namespace, alias, master })
+}
+
+/// include/uapi/linux/if_arp.h
+const ARPHRD_ETHER: u16 = 1;
+const ARPHRD_LOOPBACK: u16 = 772;
+
+fn parse_device(payload: &[u8]) -> Option<(u32, Device)> {
+    let header = payload.get(..16)?;
+    let (mut name, mut kind, mut master, mut over, mut is_far) = (None, String::new(), None, None, false);
+    for (attribute, value) in attr::attributes(&payload[16..]) {
+        match attribute {
+            IFLA_IFNAME => name = Some(attr::text(value)),
+            IFLA_MASTER => master = attr::u32(value),
+            IFLA_LINK => over = attr::u32(value),
+            IFLA_LINK_NETNSID => is_far = true,
+            IFLA_LINKINFO => {
+                let found = attr::attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_KIND);
+                kind = found.map(|(_, value)| attr::text(value).to_string()).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    let hardware = u16::from_ne_bytes([header[2], header[3]]);
+    let kind = match &*kind {
+        _ if hardware == ARPHRD_LOOPBACK => DeviceKind::Inner,
+        "bridge" | "openvswitch" | "dummy" | "ifb" | "nlmon" | "vrf" => DeviceKind::Inner,
+        "veth" => DeviceKind::Veth,
+        _ => DeviceKind::Outer,
+    };
+    // Of a veth it is the other end, and of what came from elsewhere a number there.
+    let over = over.filter(|_| kind == DeviceKind::Outer && !is_far);
+    let has_link_header = hardware == ARPHRD_ETHER;
+    Some((attr::u32(&header[4..])?, Device { name: name?.into(), kind, has_link_header, master, over }))
 }
 
 fn parse_mac(payload: &[u8]) -> Option<[u8; 6]> {

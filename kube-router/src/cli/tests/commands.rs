@@ -1,7 +1,16 @@
 //! Which command a line becomes, and how functions that are not there yet are answered.
 
 use super::*;
-use crate::cli::{OutputFormat, dump, flags::TABLE, later::Need, logging::Verbosity};
+use crate::{
+    cli::{
+        OutputFormat, dump,
+        flags::TABLE,
+        later::Need,
+        logging::Verbosity,
+        look::{LookCommand, MonitorWish, Objects, Output},
+    },
+    explain::Question,
+};
 
 const PROXY: &str = "--run-router=false --run-firewall=false";
 
@@ -10,7 +19,17 @@ fn version_and_help() {
     let Command::Version(line) = read("--version").unwrap().command else { panic!() };
     assert!(line.starts_with("Running kube-router version "), "{line}");
     assert!(line.contains(", rustc 1."), "{line}");
-    for line in ["-h", "--help", "--help --version", "plan -h", "dump --help", "replay -h"] {
+    for line in [
+        "-h",
+        "--help",
+        "--help --version",
+        "plan -h",
+        "dump --help",
+        "replay -h",
+        "explain -h",
+        "matrix --help",
+        "monitor -h",
+    ] {
         let Command::Help(text) = read(line).unwrap().command else { panic!("{line}") };
         assert!(text.starts_with("Usage of kube-router"), "{text}");
     }
@@ -26,11 +45,12 @@ fn subcommands() {
     };
     assert_eq!((&*config.node_name, output), ("n1", OutputFormat::Json));
     for (line, expected) in [
-        ("dump services", (dump::What::Services, "/run/kube-router/kube-router.sock", OutputFormat::Text)),
-        ("dump --socket=/a --socket=/s services -ojson", (dump::What::Services, "/s", OutputFormat::Json)),
-        ("dump problems -o json", (dump::What::Problems, "/run/kube-router/kube-router.sock", OutputFormat::Json)),
+        ("dump services", (dump::What::Services, "/run/kube-router/kube-router.sock", Output::Text)),
+        ("dump --socket=/a --socket=/s services -ojson", (dump::What::Services, "/s", Output::Json)),
+        ("dump problems -o json", (dump::What::Problems, "/run/kube-router/kube-router.sock", Output::Json)),
+        ("dump policy", (dump::What::Policy, "/run/kube-router/kube-router.sock", Output::Text)),
     ] {
-        let Command::Dump { what, socket, output } = read(line).unwrap().command else { panic!("{line}") };
+        let LookCommand::Dump { what, socket, output, .. } = look(line) else { panic!("{line}") };
         assert_eq!((what, socket.to_str().unwrap(), output), expected, "{line}");
     }
     let Command::Replay { file, config } =
@@ -41,11 +61,11 @@ fn subcommands() {
     assert_eq!(file.to_str(), Some("events.jsonl"));
     assert!(config.proxy.masquerade_all);
     for (line, code) in [
-        ("dump", 1),
-        ("dump routes", 1),
-        ("dump services extra", 1),
-        ("dump problems services", 1),
-        ("dump services -o xml", 1),
+        ("dump", 2),
+        ("dump routes", 2),
+        ("dump services extra", 2),
+        ("dump problems services", 2),
+        ("dump services -o xml", 2),
         ("dump services --masquerade-all", 2),
         ("plan extra --manifests=/m", 1),
         ("plan --manifests=/m -o xml", 1),
@@ -60,6 +80,78 @@ fn subcommands() {
     }
     // Without manifests and outside a cluster there is nothing to plan from.
     assert_eq!(read_in("plan", &env(&[]), &facts()).unwrap_err().exit_code(), 1);
+}
+
+fn look(line: &str) -> LookCommand {
+    match read_in(line, &env(&[]), &Facts { uid: 65534, ..facts() }).unwrap().command {
+        Command::Look(command) => command,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+/// Nobody needs to be root for them, where there is no agent to ask.
+#[test]
+fn commands_that_look_at_policy() {
+    let agent = || Objects::Agent("/run/kube-router/kube-router.sock".into());
+    let maps = || "/sys/fs/bpf/kube-router".into();
+    let question =
+        |port: Option<&str>| Question { from: "a/b".into(), to: "10.1.0.1".into(), port: port.map(Into::into) };
+    for (line, expected) in [
+        (
+            "explain --from a/b --to=10.1.0.1 --port tcp/80 --manifests=/m -o json",
+            LookCommand::Explain {
+                question: question(Some("tcp/80")),
+                objects: Objects::Manifests("/m".into()),
+                maps: maps(),
+                output: Output::Json,
+            },
+        ),
+        (
+            "explain --from=a/b --to=10.1.0.1 --recording=/r",
+            LookCommand::Explain {
+                question: question(None),
+                objects: Objects::Recording("/r".into()),
+                maps: maps(),
+                output: Output::Text,
+            },
+        ),
+        (
+            "explain --from=a/b --to=10.1.0.1 --maps=/x",
+            LookCommand::Explain {
+                question: question(None),
+                objects: agent(),
+                maps: "/x".into(),
+                output: Output::Text,
+            },
+        ),
+        (
+            "matrix -n shop -o html",
+            LookCommand::Matrix { namespace: Some("shop".into()), objects: agent(), output: Output::Html },
+        ),
+        ("matrix", LookCommand::Matrix { namespace: None, objects: agent(), output: Output::Text }),
+        (
+            "monitor --drops --pod=a/b --json=false --pcap /p",
+            LookCommand::Monitor {
+                wish: MonitorWish { drops: true, pod: Some("a/b".into()), json: false, pcap: Some("/p".into()) },
+                socket: "/run/kube-router/kube-router.sock".into(),
+            },
+        ),
+    ] {
+        assert_eq!(look(line), expected, "{line}");
+    }
+    for line in [
+        "explain",
+        "explain --from=a/b",
+        "explain --from=a/b --to=c/d --manifests=/m --recording=/r",
+        "explain --from=a/b --to=c/d -o html",
+        "explain --from=a/b --to=c/d extra",
+        "explain --from=a/b --to=c/d --masquerade-all",
+        "matrix -o xml",
+        "monitor --json=maybe",
+        "monitor -o json",
+    ] {
+        assert_eq!(refused(line).0, 2, "{line}");
+    }
 }
 
 #[test]
@@ -88,9 +180,8 @@ fn defaults_start_with_notices() {
         parsed.notices
     };
     let said = notices("");
-    assert_eq!(said.iter().map(|notice| notice.flag).collect::<Vec<_>>(), ["run-router", "run-firewall"]);
+    assert_eq!(said.iter().map(|notice| notice.flag).collect::<Vec<_>>(), ["run-router"]);
     assert!(said[0].text.contains("no routes"));
-    assert!(said[1].text.contains("NetworkPolicy is NOT enforced"));
     assert_eq!(notices(PROXY), []);
     let said = notices(&format!("{PROXY} --cluster-cidr=10.20.0.0/16 --config-sync-period=1m"));
     assert_eq!(said.iter().map(|notice| notice.flag).collect::<Vec<_>>(), ["cluster-cidr", "config-sync-period"]);
@@ -151,8 +242,8 @@ fn later_functions() {
 
 #[test]
 fn several_refusals_at_once() {
-    let text = read("--run-router --run-firewall=true --run-loadbalancer").unwrap_err().to_string();
-    for flag in ["--run-router=true", "--run-firewall=true", "--run-loadbalancer=true"] {
+    let text = read("--run-router --run-loadbalancer").unwrap_err().to_string();
+    for flag in ["--run-router=true", "--run-loadbalancer=true"] {
         assert!(text.lines().any(|line| line.starts_with(flag)), "{text}");
     }
     assert!(text.contains("set --run-router=false until it lands"));
@@ -165,12 +256,12 @@ fn several_refusals_at_once() {
 fn shaping_a_function_that_is_off() {
     run(&format!("{PROXY} --bgp-graceful-restart=true --bgp-port=1179 --nodes-full-mesh=false"));
     assert_eq!(refused(&format!("{PROXY} --peer-router-ips=192.0.2.1")).0, 1);
-    assert_eq!(refused(&format!("{PROXY} --netpol-default-deny")).0, 1);
+    run(&format!("{PROXY} --netpol-default-deny"));
 }
 
 #[test]
 fn nothing_that_exists_is_on() {
-    let (code, text) = refused("--run-service-proxy=false");
+    let (code, text) = refused("--run-service-proxy=false --run-firewall=false");
     assert_eq!(code, 1);
     assert!(text.contains("--run-service-proxy=false"), "{text}");
 }

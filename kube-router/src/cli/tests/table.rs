@@ -9,6 +9,7 @@ use crate::cli::{
     args::read_flags,
     flags::{Area, Flags, TABLE},
     help,
+    look::Form,
 };
 
 /// The original's flags with type and default as its help prints them (`ips` there is `ipSlice`).
@@ -94,8 +95,24 @@ v string 0
 version bool false
 ";
 
-/// Not in the recording: two of the past, three of ours.
-const OTHERS: [&str; 5] = ["cluster-cidr", "config-sync-period", "manifests", "record", "socket"];
+/// Not in the recording: two of the past, the others ours.
+const OTHERS: [&str; 15] = [
+    "bpf-directory",
+    "cluster-cidr",
+    "cni-socket",
+    "config-sync-period",
+    "manifests",
+    "netpol-anti-spoofing",
+    "netpol-keep-established",
+    "netpol-max-flows",
+    "netpol-max-peers",
+    "netpol-max-pods",
+    "netpol-max-rows",
+    "netpol-max-service-ports",
+    "netpol-reject",
+    "record",
+    "socket",
+];
 
 fn flags(args: &[&str]) -> Flags {
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -202,7 +219,9 @@ fn help_shows_every_flag_in_a_hundred_columns() {
         assert!(text.lines().any(|line| line.split_whitespace().any(|word| word == start)), "{start}");
         assert!(Area::ALL.contains(&row.area) && !row.help.is_empty());
     }
-    let others = [help::plan(program), help::dump(program), help::replay(program)];
+    let forms = [Form::Dump, Form::Explain, Form::Matrix, Form::Monitor];
+    let others = [help::plan(program), help::replay(program)];
+    let others: Vec<String> = others.into_iter().chain(forms.map(|form| help::look(program, form))).collect();
     for line in others.iter().chain([&text]).flat_map(|text| text.lines()) {
         assert!(line.chars().count() <= 100 && line.trim_end() == line, "{line:?}");
     }

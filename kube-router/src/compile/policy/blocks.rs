@@ -37,19 +37,29 @@ impl Blocks {
     /// `false`: the table of prefixes would be too large, so the block contains nobody. All of it or nothing: without
     /// its exceptions it would contain too many.
     pub fn add(&mut self, term: TermId, block: &Arc<Block>) -> bool {
-        let named = || std::iter::once(&block.net).chain(&block.except);
-        let new = named().filter(|prefix| !self.prefixes.contains_key(prefix)).count();
+        let new = block.prefixes().filter(|prefix| !self.prefixes.contains_key(prefix)).count();
         if self.prefixes.len() + new > self.most {
             self.refused.insert(term, block.clone());
             return false;
         }
         self.refused.remove(&term);
-        for prefix in named() {
-            *self.prefixes.entry(*prefix).or_default() += 1;
+        for prefix in block.prefixes() {
+            *self.prefixes.entry(prefix).or_default() += 1;
         }
         self.blocks.entry(block.net).or_default().push((term, block.clone()));
         *self.lengths.entry((block.net.v4, block.net.length())).or_default() += 1;
         true
+    }
+
+    /// Others have its room now.
+    pub fn refuse(&mut self, term: TermId, block: &Arc<Block>) {
+        self.remove(term, block);
+        self.refused.insert(term, block.clone());
+    }
+
+    /// Those that have a place.
+    pub fn placed(&self) -> impl Iterator<Item = (TermId, &Arc<Block>)> {
+        self.blocks.values().flatten().map(|(term, block)| (*term, block))
     }
 
     pub fn remove(&mut self, term: TermId, block: &Block) {
@@ -61,8 +71,8 @@ impl Blocks {
         if known.is_empty() {
             self.blocks.remove(&block.net);
         }
-        for prefix in std::iter::once(&block.net).chain(&block.except) {
-            subtract(&mut self.prefixes, prefix);
+        for prefix in block.prefixes() {
+            subtract(&mut self.prefixes, &prefix);
         }
         subtract(&mut self.lengths, &(block.net.v4, block.net.length()));
     }
@@ -91,6 +101,13 @@ impl Blocks {
 
     pub fn inside(&self, prefix: Prefix) -> impl Iterator<Item = Prefix> {
         self.prefixes.range(prefix.inside()).map(|(prefix, _)| *prefix).filter(move |inner| prefix.contains(*inner))
+    }
+}
+
+impl Block {
+    /// What it needs in the table.
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        std::iter::once(self.net).chain(self.except.iter().copied())
     }
 }
 

@@ -43,8 +43,17 @@ impl Classes {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
     pub fn ids(&mut self) -> &mut Ids {
         &mut self.ids
+    }
+
+    /// Is there one for a new class?
+    pub fn has_number(&self) -> bool {
+        self.ids.has_some()
     }
 
     /// The class of these terms (ordered) with one more member. `None`: there are too many classes.

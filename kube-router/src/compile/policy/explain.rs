@@ -5,11 +5,13 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 use super::{
     model::{Judgement, RuleRef, Traffic, judge},
     normalize::{self, Source},
+    selector::LabelView,
+    tiers,
 };
 use crate::{
     cluster::ClusterState,
-    desired::policy::Direction,
-    objects::{ObjectKey, Pod},
+    desired::policy::{Direction, Tier},
+    objects::{ClusterNetworkPolicy, ObjectKey, Pod},
 };
 
 /// The verdicts of a new flow.
@@ -44,14 +46,24 @@ pub fn explain(
     let ingress = at(receiver, Direction::Ingress, from);
     let from_own_node = host.contains(&from) || receiver.is_some_and(|pod| pod.host_ips.contains(&from));
     let deciding = [&egress, &ingress].into_iter().flatten().filter_map(|(_, judgement)| judgement.rules.first());
-    let texts = deciding.filter_map(|rule| Some((rule.clone(), text(cluster, rule)?))).collect();
+    let texts = deciding.filter_map(|rule| Some((rule.clone(), rule_text(cluster, rule)?))).collect();
     Explanation { from, to, traffic, egress, ingress, from_own_node, texts }
 }
 
-fn text(cluster: &ClusterState, rule: &RuleRef) -> Option<String> {
-    let (policy, _) = normalize::policy(cluster.policy(&rule.policy)?);
+/// What a rule says, for people.
+pub fn rule_text(cluster: &ClusterState, rule: &RuleRef) -> Option<String> {
+    let (policy, _) = match rule.tier {
+        Tier::Namespaced => normalize::policy(cluster.policy(&rule.policy)?),
+        Tier::Admin | Tier::Baseline => tiers::policy(cluster.cluster_policy(&rule.policy.name)?),
+    };
     let rules = policy.rules.into_iter().nth(rule.direction as usize)??;
     rules.iter().find(|known| known.index == rule.index).map(ToString::to_string)
+}
+
+/// Can a pod of this namespace be the policy's subject?
+pub fn is_about(cluster: &ClusterState, policy: &ClusterNetworkPolicy, namespace: &str) -> bool {
+    let labels = LabelView::of_namespace(namespace, cluster.namespace(namespace));
+    tiers::policy(policy).0.namespaces.match_labels(labels)
 }
 
 impl Explanation {
@@ -62,15 +74,22 @@ impl Explanation {
 
     fn end(&self, f: &mut fmt::Formatter<'_>, pod: &ObjectKey, judgement: &Judgement, word: &str) -> fmt::Result {
         write!(f, "  {word} of {pod}: ")?;
-        if judgement.isolated_by.is_empty() {
-            return writeln!(f, "allowed, no policy isolates it");
-        }
         let Some(rule) = judgement.rules.first() else {
+            if judgement.isolated_by.is_empty() {
+                return writeln!(f, "allowed, no policy isolates it");
+            }
             let names: Vec<String> = judgement.isolated_by.iter().map(named).collect();
             return writeln!(f, "denied, isolated by {}, no rule of which allows this", names.join(", "));
         };
         let text = self.texts.iter().find(|(known, _)| known == rule).map_or("", |(_, text)| text);
-        writeln!(f, "allowed by NetworkPolicy {} {word}[{}] ({text})", rule.policy, rule.index)
+        let verdict = if judgement.allowed { "allowed" } else { "denied" };
+        let tier = match rule.tier {
+            Tier::Admin => " (tier Admin)",
+            Tier::Namespaced => "",
+            Tier::Baseline => " (tier Baseline)",
+        };
+        let RuleRef { policy, index, .. } = rule;
+        writeln!(f, "{verdict} by {} {policy}{tier} {word}[{index}] ({text})", rule.tier.kind())
     }
 }
 

@@ -50,6 +50,11 @@ impl Ids {
         self.free.pop_front()
     }
 
+    /// Would [`Ids::take`] give one?
+    pub fn has_some(&self) -> bool {
+        !self.free.is_empty() || (self.next..self.end).any(|number| !self.seeded.contains(&number))
+    }
+
     pub fn give_back(&mut self, number: u32, update: u64) {
         self.resting.push_back((update, number));
     }

@@ -12,22 +12,24 @@
 //! nothing             (ANY, ANY)
 //! ```
 //!
-//! All rows allow; no row denies. Of several rules for one row, the first by policy and place counts it.
+//! All rows allow; no row denies. Of several rules for one row, the first by policy and place counts it. Where a
+//! ClusterNetworkPolicy speaks of the pods, too, it is different: `verdicts.rs`.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use kube_router_common::policy::ANY;
+use kube_router_common::policy::{ANY, PolicyRow};
 
 use super::{
-    normalize::{Policy, Ports as WrittenPorts},
+    normalize::{Action, Policy, Ports as WrittenPorts},
     ports::{PortClass, Ports, RangeId, range},
     terms::{GroupId, PortName, Term, TermId, Terms},
+    verdicts,
 };
 use crate::{
-    desired::policy::Direction,
+    desired::policy::{Direction, Tier},
     objects::{NamedPort, Protocol},
 };
 
@@ -55,23 +57,33 @@ pub struct GroupKey {
 }
 
 #[derive(Debug)]
-struct GroupRule {
-    number: u32,
+pub(super) struct GroupRule {
+    pub number: u32,
+    pub tier: Tier,
+    pub action: Action,
     /// Peers are not named.
-    open: bool,
+    pub open: bool,
     /// `None`: ports are not named. Names that are resolved here are ranges, too.
-    ranges: Option<Box<[RangeId]>>,
+    pub ranges: Option<Box<[RangeId]>>,
 }
 
 #[derive(Debug)]
 pub struct Group {
     pub key: GroupKey,
     pub versions: Box<[Arc<Version>]>,
-    rules: Vec<GroupRule>,
+    pub(super) rules: Vec<GroupRule>,
     by_term: HashMap<TermId, Vec<u32>>,
-    by_name: HashMap<PortName, Vec<u32>>,
+    pub(super) by_name: HashMap<PortName, Vec<u32>>,
     /// How many pods are in it.
     pub pods: u32,
+}
+
+/// What of a group concerns a class.
+pub(super) struct Touched<'a> {
+    /// Places of the rules that name such peers, ordered.
+    pub rules: Vec<u32>,
+    /// Names of ports that the group mentions, and what the class means by them.
+    pub named: Vec<(&'a PortName, u16)>,
 }
 
 /// What a group brought into use for the first time.
@@ -100,7 +112,7 @@ pub fn names_in_use(versions: &[Arc<Version>], ports: &[NamedPort]) -> Box<[(Arc
 }
 
 impl Group {
-    /// `versions` ordered by source; `numbers` are the numbers of their rules, in the same order.
+    /// `versions` ordered by rank and source; `numbers` are the numbers of their rules, in the same order.
     pub fn new(
         id: GroupId,
         key: GroupKey,
@@ -113,9 +125,12 @@ impl Group {
         let mut group =
             Group { key, versions, rules: Vec::new(), by_term: HashMap::new(), by_name: HashMap::new(), pods: 0 };
         let versions = group.versions.clone();
-        let written =
-            versions.iter().flat_map(|version| version.policy.rules[group.key.direction as usize].iter().flatten());
-        for (rule, number) in written.zip(numbers) {
+        let direction = group.key.direction as usize;
+        let written = versions.iter().flat_map(|version| {
+            let rules = version.policy.rules[direction].iter().flatten();
+            rules.map(|rule| (version.policy.rank.tier, rule))
+        });
+        for ((tier, rule), number) in written.zip(numbers) {
             let at = group.rules.len() as u32;
             for peers in rule.peers.iter().flatten() {
                 let (term, new) = terms.acquire(peers, id);
@@ -150,7 +165,7 @@ impl Group {
                 group.by_name.entry(name.clone()).or_default().push(at);
             }
             let ranges = rule.ports.is_some().then(|| ranges.into());
-            group.rules.push(GroupRule { number, open: rule.peers.is_none(), ranges });
+            group.rules.push(GroupRule { number, tier, action: rule.action, open: rule.peers.is_none(), ranges });
         }
         group
     }
@@ -167,8 +182,27 @@ impl Group {
         self.by_term.keys().copied().chain(self.by_name.keys().flat_map(|name| terms.named(name)))
     }
 
-    /// Port classes (or [`ANY`]) that every peer may reach, with the rule that says so.
-    pub fn for_everybody(&self, ports: &Ports) -> Vec<(PortClass, u32)> {
+    /// Some ClusterNetworkPolicy is among its policies. They stand in order, so one is first or last.
+    fn has_tiers(&self) -> bool {
+        let ends = [self.versions.first(), self.versions.last()];
+        ends.into_iter().flatten().any(|version| version.policy.rank.tier != Tier::Namespaced)
+    }
+
+    /// What the namespaced tier does not allow, it denies.
+    pub fn is_isolated(&self) -> bool {
+        self.versions.iter().any(|version| version.policy.rank.tier == Tier::Namespaced)
+    }
+
+    /// To miss a peer could mean to allow it.
+    pub fn denies(&self) -> bool {
+        self.has_tiers() && self.rules.iter().any(|rule| rule.action != Action::Accept)
+    }
+
+    /// Rows for every peer: port class (or [`ANY`]) and what it says.
+    pub fn for_everybody(&self, terms: &Terms, ports: &Ports) -> Vec<(PortClass, PolicyRow)> {
+        if self.has_tiers() {
+            return verdicts::for_everybody(self, terms, ports);
+        }
         let mut best = Best::default();
         for (at, rule) in self.rules.iter().enumerate().filter(|(_, rule)| rule.open) {
             best.take(at as u32, &rule.ranges, ports);
@@ -176,8 +210,7 @@ impl Group {
         self.numbered(best)
     }
 
-    /// Port classes (or [`ANY`]) that peers with just these terms may reach beyond what everybody may.
-    pub fn for_class(&self, class: &[TermId], terms: &Terms, ports: &Ports) -> Vec<(PortClass, u32)> {
+    pub(super) fn touched<'a>(&'a self, class: &[TermId], terms: &'a Terms) -> Touched<'a> {
         let mut named: Vec<(&PortName, u16)> = Vec::new();
         let mut hit = Vec::new();
         for term in class {
@@ -193,6 +226,15 @@ impl Group {
         }
         hit.sort_unstable();
         hit.dedup();
+        Touched { rules: hit, named }
+    }
+
+    /// Rows for peers with just these terms, beyond those for everybody.
+    pub fn for_class(&self, class: &[TermId], terms: &Terms, ports: &Ports) -> Vec<(PortClass, PolicyRow)> {
+        if self.has_tiers() {
+            return verdicts::for_class(self, class, terms, ports);
+        }
+        let Touched { rules: hit, named } = self.touched(class, terms);
         let mut best = Best::default();
         for at in &hit {
             best.take(*at, &self.rules[*at as usize].ranges, ports);
@@ -210,8 +252,9 @@ impl Group {
         self.numbered(best)
     }
 
-    fn numbered(&self, best: Best) -> Vec<(PortClass, u32)> {
-        best.0.into_iter().map(|(class, at)| (class, self.rules[at as usize].number)).collect()
+    fn numbered(&self, best: Best) -> Vec<(PortClass, PolicyRow)> {
+        let row = |at: u32| PolicyRow { verdict: PolicyRow::ALLOW, rule: self.rules[at as usize].number };
+        best.0.into_iter().map(|(class, at)| (class, row(at))).collect()
     }
 }
 

@@ -36,12 +36,12 @@ impl PolicyCompiler {
     ) {
         let dropped = self.terms.drop_retired(retired.0, retired.1);
         let mut classes: BTreeSet<ClassId> = BTreeSet::new();
-        let mut room = false;
+        let mut room = std::mem::take(&mut self.blocks_moved);
         for (id, term, members) in dropped {
             classes.extend(members);
             match term {
                 Term::Peers(Peers::Block(block)) => {
-                    work.prefixes.extend(std::iter::once(block.net).chain(block.except.iter().copied()));
+                    work.prefixes.extend(block.prefixes());
                     work.prefixes.extend(self.blocks.inside(block.net));
                     self.blocks.remove(id, &block);
                     room = true;
@@ -54,32 +54,8 @@ impl PolicyCompiler {
             let peers = self.out.tables.peers.iter();
             work.addresses.extend(peers.filter(|(_, peer)| classes.contains(&peer.class)).map(|(address, _)| *address));
         }
-        let mut blocks: Vec<TermId> = Vec::new();
-        if room {
-            blocks.extend(self.blocks.refused().keys());
-        }
-        blocks.extend(work.fresh.terms.iter().filter(|id| self.terms.block(**id).is_some()));
-        for id in blocks {
-            let Some(block) = self.terms.block(id).cloned() else { continue };
-            if self.blocks.add(id, &block) {
-                work.prefixes.extend(block.except.iter().copied());
-                work.prefixes.extend(self.blocks.inside(block.net));
-                let peers = self.out.tables.peers.range(block.net.first()..=block.net.last());
-                work.addresses.extend(peers.map(|(address, _)| *address));
-            }
-        }
-        self.report_blocks();
+        self.place_blocks(room, work);
         self.mark_members(cluster, work);
-    }
-
-    fn report_blocks(&mut self) {
-        let refused = self.blocks.refused().len();
-        let text = format!(
-            "the ipBlocks of this node's policies need more than {} prefixes; {refused} of them match nobody",
-            self.config.limits.cidrs
-        );
-        let problem = || Problem { subject: Subject::Kernel("policy"), reason: "TooManyBlocks", text };
-        self.report(About::Blocks, (refused > 0).then(problem).into_iter().collect());
     }
 
     /// Marks the pods that fresh terms match: one look at each pod, however many terms there are.
@@ -145,6 +121,7 @@ impl PolicyCompiler {
             self.out.set_endpoint(address, local.map(|pod| pod.number));
             self.report_claimants(address, &claimants);
             let flags = self.flags(address);
+            let remote = if self.is_remote(&claimants) { Peer::REMOTE } else { 0 };
             let mut terms = match claimants.first() {
                 Some(pod) => self.terms_of(cluster, pod),
                 None => Vec::new(),
@@ -166,8 +143,9 @@ impl PolicyCompiler {
                 self.refused.insert(address);
                 homeless += 1;
             }
-            self.set_address(address, Some(Peer { class: class.unwrap_or(CLASS_WORLD), flags }));
+            self.set_address(address, Some(Peer { class: class.unwrap_or(CLASS_WORLD), flags: flags | remote }));
         }
+        self.lacks_classes = homeless > 0;
         self.report_full(homeless);
     }
 
@@ -180,6 +158,11 @@ impl PolicyCompiler {
         terms
     }
 
+    /// Do only pods of other nodes claim it? One that a pod of this node claims may show up at any interface here.
+    fn is_remote(&self, claimants: &[&Pod]) -> bool {
+        !claimants.is_empty() && claimants.iter().all(|pod| pod.node.is_some() && !self.is_local(pod))
+    }
+
     fn flags(&self, address: Address) -> u32 {
         let ip = ip_of(address);
         let node = if self.node_ips.contains(&ip) { Peer::NODE } else { 0 };
@@ -190,8 +173,7 @@ impl PolicyCompiler {
     /// Pods are refused before the node's and the services' addresses are.
     fn has_place(&self, address: Address) -> bool {
         let reserved = self.node_ips.len() + self.service_ips.len();
-        self.out.tables.peers.contains_key(&address)
-            || self.out.tables.peers.len() + reserved < self.config.limits.peers
+        self.out.tables.peers.contains_key(&address) || self.out.peers_in_kernel() + reserved < self.config.limits.peers
     }
 
     /// Joins the class of these terms; the caller's old class is left in `set_*`.
@@ -245,7 +227,7 @@ impl PolicyCompiler {
         self.report(About::Classes, (homeless > 0).then(problem).into_iter().collect());
         let refused = self.refused.len().saturating_sub(homeless);
         let text = format!(
-            "the policies of this node name more than {} addresses; {refused} pods are granted nothing by selectors",
+            "the policies of this node name more than {} addresses (--netpol-max-peers); {refused} pods are granted nothing by selectors",
             self.config.limits.peers
         );
         let problem = || Problem { subject: Subject::Kernel("policy"), reason: "TooManyPeers", text };

@@ -24,6 +24,7 @@
 
 mod blocks;
 mod classes;
+mod closing;
 pub mod explain;
 mod ids;
 mod index;
@@ -31,14 +32,19 @@ mod lower;
 mod members;
 pub mod model;
 pub mod normalize;
+mod placing;
 mod ports;
 mod prefix;
 mod resolve;
+mod room;
 mod rows;
 mod selector;
 mod terms;
 #[cfg(test)]
 mod tests;
+pub mod tiers;
+mod verdicts;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -46,13 +52,13 @@ use std::{
     sync::Arc,
 };
 
-use kube_router_common::policy::{Address, MAX_CIDRS, MAX_PEERS, MAX_PODS, MAX_ROWS, MAX_RULES};
+use kube_router_common::{names, policy::Address, sizes::Sizes};
 
 use crate::{
     cluster::{ClusterState, Dirty},
     compile::Problem,
     desired::policy::{Direction, PolicyChanges, PolicyTables, Recorder},
-    objects::ObjectKey,
+    objects::{Kind, ObjectKey},
 };
 use blocks::Blocks;
 use classes::Classes;
@@ -65,10 +71,24 @@ use prefix::Prefix;
 pub use prefix::{address_of, ip_of};
 use terms::{GroupId, Terms};
 
+/// Each must have been listed completely before the first update, and one that cannot be read must hold later ones back:
+/// without it some policy, or some pod that it speaks of, may be missing. A cluster without the custom resource counts as
+/// one with no such object.
+pub const POLICY_KINDS: [Kind; 7] = [
+    Kind::Node,
+    Kind::Service,
+    // They name the node's processes behind services.
+    Kind::EndpointSlice,
+    Kind::Namespace,
+    Kind::Pod,
+    Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+];
+
 /// Numbers of classes end here.
 pub const MAX_CLASSES: u32 = 61_000;
 
-/// How large the tables are. When one is full, what does not fit is denied, and a problem says so.
+/// How large the tables are. When one is full, what does not fit is denied, and a problem says so (`room.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub rows: usize,
@@ -79,16 +99,25 @@ pub struct Limits {
     pub rules: u32,
 }
 
+impl Limits {
+    /// What fits into maps of these sizes.
+    pub fn of(sizes: &Sizes) -> Self {
+        let of = |map| sizes.of(map).unwrap_or_default();
+        Limits {
+            rows: of(names::POLICY) as usize,
+            classes: MAX_CLASSES,
+            peers: of(names::PEERS) as usize,
+            // What takes another's place is there before that goes.
+            cidrs: of(names::CIDRS) as usize / 2,
+            pods: of(names::PODS),
+            rules: of(names::RULES),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            rows: MAX_ROWS as usize,
-            classes: MAX_CLASSES,
-            peers: MAX_PEERS as usize,
-            cidrs: MAX_CIDRS as usize,
-            pods: MAX_PODS,
-            rules: MAX_RULES,
-        }
+        Limits::of(&Sizes::default())
     }
 }
 
@@ -159,6 +188,7 @@ enum About {
     Blocks,
     Classes,
     Peers,
+    Closed,
 }
 
 /// What an update still has to look at.
@@ -185,8 +215,13 @@ pub struct PolicyCompiler {
     last_version: u32,
     /// Namespace -> its policies by the pods they select.
     subjects: HashMap<Arc<str>, LabelIndex<Arc<Version>>>,
+    /// The policies that select pods of many namespaces.
+    cluster_wide: BTreeMap<Source, Arc<Version>>,
     local: BTreeMap<ObjectKey, LocalPod>,
     pod_ids: Ids,
+    /// Pods of this node without a number, and their addresses.
+    crowd: BTreeSet<ObjectKey>,
+    homeless: BTreeSet<IpAddr>,
 
     groups: BTreeMap<GroupId, Group>,
     group_of: HashMap<GroupKey, GroupId>,
@@ -194,11 +229,15 @@ pub struct PolicyCompiler {
     /// (version, direction) -> its rules.
     rules: HashMap<(u32, Direction), Numbered>,
     rule_ids: Ids,
-    /// Groups without rows, as there is no room, with how many rows they want at least.
+    /// Groups without rows, as there is no room, with how many rows they want, or want at least.
     denied: BTreeMap<GroupId, usize>,
+    /// Groups whose pods may have no new flows, though they have rows.
+    closed: BTreeSet<GroupId>,
 
     terms: Terms,
     blocks: Blocks,
+    /// Groups are gone that may have held places which others should have.
+    blocks_moved: bool,
     classes: Classes,
     ports: Ports,
     node_ips: BTreeSet<IpAddr>,
@@ -206,6 +245,8 @@ pub struct PolicyCompiler {
     /// Addresses and prefixes for which there was no class or no place.
     refused: BTreeSet<Address>,
     refused_prefixes: BTreeSet<Prefix>,
+    /// No number was left for some of them.
+    lacks_classes: bool,
 }
 
 impl PolicyCompiler {
@@ -218,22 +259,28 @@ impl PolicyCompiler {
             versions: HashMap::new(),
             last_version: 0,
             subjects: HashMap::new(),
+            cluster_wide: BTreeMap::new(),
             local: BTreeMap::new(),
             pod_ids: Ids::new(1..limits.pods),
+            crowd: BTreeSet::new(),
+            homeless: BTreeSet::new(),
             groups: BTreeMap::new(),
             group_of: HashMap::new(),
             group_ids: Ids::new(1..u32::MAX),
             rules: HashMap::new(),
             rule_ids: Ids::new(1..limits.rules),
             denied: BTreeMap::new(),
+            closed: BTreeSet::new(),
             terms: Terms::default(),
-            blocks: Blocks::new(limits.cidrs),
+            blocks: Blocks::new(limits.prefixes()),
+            blocks_moved: false,
             classes: Classes::new(limits.classes),
             ports: Ports::default(),
             node_ips: BTreeSet::new(),
             service_ips: BTreeSet::new(),
             refused: BTreeSet::new(),
             refused_prefixes: BTreeSet::new(),
+            lacks_classes: false,
             config,
         }
     }
@@ -259,6 +306,20 @@ impl PolicyCompiler {
         node: &BTreeSet<IpAddr>,
         services: &BTreeSet<IpAddr>,
     ) -> PolicyChanges {
+        self.take_in(cluster, dirty, Some((node, services)))
+    }
+
+    /// The same where neither the node nor the addresses of services have changed: these can be many, and are not looked at.
+    pub fn update_objects(&mut self, cluster: &ClusterState, dirty: &Dirty) -> PolicyChanges {
+        self.take_in(cluster, dirty, None)
+    }
+
+    fn take_in(
+        &mut self,
+        cluster: &ClusterState,
+        dirty: &Dirty,
+        around: Option<(&BTreeSet<IpAddr>, &BTreeSet<IpAddr>)>,
+    ) -> PolicyChanges {
         self.update += 1;
         self.out.begin(self.update);
         let everything = (self.update == 1).then(|| everything(cluster));
@@ -269,25 +330,28 @@ impl PolicyCompiler {
         work.addresses.append(&mut self.refused);
         work.prefixes.append(&mut self.refused_prefixes);
 
-        let surroundings = *node != self.node_ips || *services != self.service_ips;
-        let denied = self.denied.len();
-        let moved = self.take_surroundings(cluster, node, services, &mut work);
+        let around = around.filter(|(node, services)| **node != self.node_ips || **services != self.service_ips);
+        let shut_before = self.shut();
+        let moved = around.map(|(node, services)| self.take_surroundings(cluster, node, services, &mut work));
         self.take_policies(cluster, dirty, &mut work);
         self.take_namespaces(cluster, dirty, &mut work);
-        self.take_pods(cluster, dirty.pods.iter().chain(&moved), &mut work);
+        let crowd = std::mem::take(&mut self.crowd);
+        self.homeless.clear();
+        self.take_pods(cluster, dirty.pods.iter().chain(moved.iter().flatten()).chain(&crowd), &mut work);
         for pod in std::mem::take(&mut work.pods) {
             self.regroup(cluster, &pod, &mut work);
         }
         self.settle_terms(cluster, retired.0, &mut work);
         self.classify(cluster, &mut work);
+        self.close();
+        self.close_between(&dirty.namespaces);
         self.ports.drop_retired(retired.1);
-        self.divide_ports();
-        self.write_rows(&mut work);
+        self.write_rows(&work);
         self.clean_up(&work);
 
         let mut changes = std::mem::take(&mut self.out.changes);
         // Leftovers alone change numbers, but no verdict.
-        let quiet = dirty.is_empty() && !surroundings && denied == self.denied.len();
+        let quiet = dirty.is_empty() && moved.is_none() && shut_before == self.shut();
         changes.judge_again = !changes.is_empty() && !quiet;
         changes
     }
@@ -302,12 +366,30 @@ impl PolicyCompiler {
     /// Something waits only for the last update to be carried out: call [`PolicyCompiler::update`] once more.
     pub fn has_leftovers(&self) -> bool {
         let room = self.config.limits.rows.saturating_sub(self.out.tables.rows.len());
-        self.terms.has_retired() || self.ports.has_retired() || self.denied.values().any(|wanted| *wanted <= room)
+        let numbers = !self.crowd.is_empty() && self.pod_ids.has_some();
+        let peers = !self.refused.is_empty() && self.out.has_leaving_peers();
+        numbers
+            || peers
+            || (self.lacks_classes && self.classes.has_number())
+            || self.blocks_moved
+            || self.terms.has_retired()
+            || self.ports.has_retired()
+            || self.denied.values().any(|wanted| *wanted <= room)
     }
 
     /// The tables as they should be.
     pub fn state(&self) -> &PolicyTables {
         &self.out.tables
+    }
+
+    /// Sets of pods with the same rules in a direction.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Sets of peers that rules tell apart.
+    pub fn class_count(&self) -> usize {
+        self.classes.len()
     }
 
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
@@ -317,6 +399,11 @@ impl PolicyCompiler {
     /// Number of a pod of this node.
     pub fn pod_number(&self, pod: &ObjectKey) -> Option<u32> {
         self.local.get(pod).map(|pod| pod.number)
+    }
+
+    /// Addresses of this node's pods that are too many to have numbers: nothing is to pass there.
+    pub fn homeless(&self) -> &BTreeSet<IpAddr> {
+        &self.homeless
     }
 
     pub fn local_pods(&self) -> impl Iterator<Item = (&ObjectKey, u32)> {
@@ -337,6 +424,7 @@ fn everything(cluster: &ClusterState) -> Dirty {
         pod_ips: cluster.pods().filter(|pod| pod.has_own_network()).flat_map(|pod| pod.ips.iter().copied()).collect(),
         namespaces: cluster.namespaces().map(|namespace| namespace.key.name.clone()).collect(),
         policies: cluster.policies().map(|policy| policy.key.clone()).collect(),
+        cluster_policies: cluster.cluster_policies().map(|policy| policy.key.name.clone()).collect(),
         ..Dirty::default()
     }
 }

@@ -5,9 +5,13 @@
 //! that is selected accepts what some rule of some selecting policy allows, and nothing else. A rule allows what
 //! matches its peers and its ports; an empty list of either matches everything.
 //!
+//! Before and after it ClusterNetworkPolicy has its say: `model/tiers.rs`.
+//!
 //! Slow on purpose. It shares nothing with the compiler but words: no selector, no prefix, no rule has gone through it. Where
 //! a part of a policy makes no sense, the answer to "does it match?" is `None`, and a rule with such a part grants
 //! nothing (see `normalize.rs` for the table).
+
+mod tiers;
 
 use std::net::IpAddr;
 
@@ -16,7 +20,7 @@ use ipnet::IpNet;
 use super::normalize::Source;
 use crate::{
     cluster::ClusterState,
-    desired::policy::Direction,
+    desired::policy::{Direction, Tier},
     objects::{
         IpBlock, LabelOperator, LabelSelector, NetworkPolicy, ObjectKey, Pod, PolicyPeer, PolicyPort, PolicyRule,
         PortRef, Protocol,
@@ -33,6 +37,7 @@ pub enum Traffic {
 /// A rule, by its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleRef {
+    pub tier: Tier,
     pub policy: ObjectKey,
     pub direction: Direction,
     pub index: u32,
@@ -44,13 +49,27 @@ pub struct Judgement {
     /// The policies that select the pod in this direction, and its namespace if that does by its annotation.
     pub isolated_by: Vec<Source>,
     pub allowed: bool,
-    /// Every rule that allows it. The first is the one that counts it: the one that names both peers and ports before
-    /// the one that names only peers, only ports, nothing; then by name.
+    /// The rule of a ClusterNetworkPolicy that decides. Or every rule of a NetworkPolicy that allows it; the first is the
+    /// one that counts it: the one that names both peers and ports before the one that names only peers, only ports,
+    /// nothing; then by name. Empty: none allows it, or nobody says anything.
     pub rules: Vec<RuleRef>,
 }
 
 /// `pod` is asked whether traffic from (ingress) or to (egress) `peer` may pass; `traffic` has the destination's port.
 pub fn judge(cluster: &ClusterState, pod: &Pod, direction: Direction, peer: IpAddr, traffic: Traffic) -> Judgement {
+    let namespaced = namespaced(cluster, pod, direction, peer, traffic);
+    let asked = tiers::Asked { cluster, pod, direction, peer, traffic };
+    let isolated = !namespaced.isolated_by.is_empty();
+    let decided =
+        tiers::judge(asked, Tier::Admin).or_else(|| if isolated { None } else { tiers::judge(asked, Tier::Baseline) });
+    match decided {
+        Some((allowed, rule)) => Judgement { allowed, rules: vec![rule], ..namespaced },
+        None => namespaced,
+    }
+}
+
+/// The word of NetworkPolicy alone.
+fn namespaced(cluster: &ClusterState, pod: &Pod, direction: Direction, peer: IpAddr, traffic: Traffic) -> Judgement {
     let namespace = &*pod.key.namespace;
     let mut isolated_by = Vec::new();
     if direction == Direction::Ingress && annotation_isolates(cluster, namespace) {
@@ -71,7 +90,8 @@ pub fn judge(cluster: &ClusterState, pod: &Pod, direction: Direction, peer: IpAd
         };
         for (index, rule) in list.iter().enumerate() {
             if let Some(rank) = allows(cluster, policy, rule, direction, pod, peer, traffic) {
-                rules.push((rank, RuleRef { policy: policy.key.clone(), direction, index: index as u32 }));
+                let (tier, policy, index) = (Tier::Namespaced, policy.key.clone(), index as u32);
+                rules.push((rank, RuleRef { tier, policy, direction, index }));
             }
         }
     }

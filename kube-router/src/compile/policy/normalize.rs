@@ -9,34 +9,50 @@
 //! | a policyType | as if there were no types: Ingress, and Egress if there are egress rules |
 //! | the isolation annotation of a namespace | its pods are isolated |
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::{prefix::Prefix, selector::Selector};
+use super::{
+    prefix::Prefix,
+    selector::{LabelView, Selector},
+};
 use crate::{
     compile::{Problem, Subject},
-    desired::policy::Direction,
+    desired::policy::{Direction, Tier},
     objects::{
         IpBlock, Kind, LabelSelector, Namespace, NetworkPolicy, ObjectKey, PolicyPeer, PolicyPort, PolicyRule, PortRef,
         Protocol, annotations,
     },
 };
 
-/// The object that isolates pods.
+/// The object that speaks of pods.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     /// By its annotation; has no rules.
     Namespace(Arc<str>),
     Policy(ObjectKey),
+    /// ClusterNetworkPolicy by its name.
+    Cluster(Arc<str>),
 }
 
 impl Source {
-    pub fn namespace(&self) -> &Arc<str> {
+    /// Where its pods are; `None`: anywhere.
+    pub fn namespace(&self) -> Option<&Arc<str>> {
         match self {
-            Source::Namespace(name) => name,
-            Source::Policy(key) => &key.namespace,
+            Source::Namespace(name) => Some(name),
+            Source::Policy(key) => Some(&key.namespace),
+            Source::Cluster(_) => None,
+        }
+    }
+
+    /// The key of a source with rules.
+    pub fn policy(&self) -> Option<ObjectKey> {
+        match self {
+            Source::Namespace(_) => None,
+            Source::Policy(key) => Some(key.clone()),
+            Source::Cluster(name) => Some(ObjectKey::cluster(name.clone())),
         }
     }
 
@@ -44,6 +60,7 @@ impl Source {
         match self {
             Source::Namespace(name) => Subject::Object(Kind::Namespace, ObjectKey::cluster(name.clone())),
             Source::Policy(key) => Subject::Object(Kind::NetworkPolicy, key.clone()),
+            Source::Cluster(name) => Subject::Object(Kind::ClusterNetworkPolicy, ObjectKey::cluster(name.clone())),
         }
     }
 }
@@ -51,16 +68,59 @@ impl Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub source: Source,
-    /// Pods of the source's namespace.
+    pub rank: Rank,
+    pub namespaces: Namespaces,
+    /// Pods of these namespaces.
     pub pods: Arc<Selector>,
-    /// Rules of ingress and egress; `None`: the policy does not isolate in this direction.
+    /// Rules of ingress and egress; `None`: the policy does not speak of this direction.
     pub rules: [Option<Box<[Rule]>>; 2],
+}
+
+impl Policy {
+    /// Does it name peers by their addresses, in this direction?
+    pub fn names_blocks(&self, direction: usize) -> bool {
+        let peers = self.rules[direction].iter().flatten().flat_map(|rule| rule.peers.iter().flatten());
+        peers.into_iter().any(|peers| matches!(peers, Peers::Block(_)))
+    }
+}
+
+/// When a policy is asked; of equal ranks, the name decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    pub tier: Tier,
+    /// The smaller one first; 0 for what adds up.
+    pub priority: i64,
+}
+
+impl Rank {
+    pub const NAMESPACED: Rank = Rank { tier: Tier::Namespaced, priority: 0 };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Accept,
+    Deny,
+    /// The next tier decides.
+    Pass,
+}
+
+impl Action {
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Accept => "Accept",
+            Action::Deny => "Deny",
+            Action::Pass => "Pass",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Place in the list as written.
     pub index: u32,
+    pub action: Action,
+    /// For people: action and name, where rules have them.
+    pub label: Box<str>,
     /// `None`: everybody.
     pub peers: Option<Box<[Peers]>>,
     /// `None`: every port of every protocol.
@@ -78,6 +138,13 @@ pub enum Peers {
 pub enum Namespaces {
     One(Arc<str>),
     Selected(Arc<Selector>),
+}
+
+impl Namespaces {
+    /// Of a selector; a single namespace is found by its name, not by labels.
+    pub fn match_labels(&self, labels: LabelView<'_>) -> bool {
+        matches!(self, Namespaces::Selected(selector) if selector.matches(labels))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,7 +194,8 @@ pub fn policy(written: &NetworkPolicy) -> (Policy, Vec<Problem>) {
         list.iter().enumerate().filter_map(read).filter(|_| sound).collect()
     };
     let rules = Direction::BOTH.map(|direction| isolates[direction as usize].then(|| rules(written, direction)));
-    (Policy { source, pods: Arc::new(pods), rules }, problems.found)
+    let namespaces = Namespaces::One(written.key.namespace.clone());
+    (Policy { source, rank: Rank::NAMESPACED, namespaces, pods: Arc::new(pods), rules }, problems.found)
 }
 
 /// What the annotation of old asks for.
@@ -157,7 +225,13 @@ pub fn isolation(namespace: &Namespace) -> (Option<Policy>, Vec<Problem>) {
             true
         }
     };
-    let policy = isolated.then(|| Policy { source, pods: Arc::default(), rules: [Some(Box::default()), None] });
+    let policy = isolated.then(|| Policy {
+        source,
+        rank: Rank::NAMESPACED,
+        namespaces: Namespaces::One(namespace.key.name.clone()),
+        pods: Arc::default(),
+        rules: [Some(Box::default()), None],
+    });
     (policy, problems.found)
 }
 
@@ -165,13 +239,13 @@ fn isolation_text(why: &str) -> String {
     format!("annotation {}: {why}; the pods accept nothing but what policies allow", annotations::NETWORK_POLICY)
 }
 
-struct Problems {
-    subject: Subject,
-    found: Vec<Problem>,
+pub(super) struct Problems {
+    pub subject: Subject,
+    pub found: Vec<Problem>,
 }
 
 impl Problems {
-    fn add(&mut self, reason: &'static str, text: String) {
+    pub fn add(&mut self, reason: &'static str, text: String) {
         self.found.push(Problem { subject: self.subject.clone(), reason, text });
     }
 }
@@ -196,7 +270,8 @@ fn isolates(written: &NetworkPolicy, problems: &mut Problems) -> [bool; 2] {
     isolates
 }
 
-type Bad = (&'static str, String);
+/// Reason and text, which begins with the path below the rule.
+pub(super) type Bad = (&'static str, String);
 
 fn read_rule(written: &PolicyRule, index: usize, direction: Direction, own: &Arc<str>) -> Result<Rule, Bad> {
     if let Some(why) = &written.unreadable {
@@ -217,6 +292,8 @@ fn read_rule(written: &PolicyRule, index: usize, direction: Direction, own: &Arc
     let ports: Box<[Ports]> = ports.collect::<Result<_, _>>()?;
     Ok(Rule {
         index: index as u32,
+        action: Action::Accept,
+        label: Box::default(),
         peers: Some(peers).filter(|peers| !peers.is_empty()),
         ports: Some(ports).filter(|ports| !ports.is_empty()),
     })
@@ -260,7 +337,7 @@ fn read_block(written: &IpBlock) -> Result<Block, Bad> {
     Ok(Block { net, except: except.into() })
 }
 
-fn read_net(text: &str) -> Result<Prefix, String> {
+pub(super) fn read_net(text: &str) -> Result<Prefix, String> {
     let net: IpNet = text.parse().map_err(|_| format!("\"{text}\" is not a CIDR"))?;
     // Bits beyond the length do not count, as in the original's sets: 10.1.2.3/8 is 10.0.0.0/8.
     match net.trunc() {
@@ -300,61 +377,6 @@ fn read_port(written: &PolicyPort) -> Result<Ports, String> {
                 return Err(format!("\"{name}\" is not the name of a port"));
             }
             Ok(Ports::Named { protocol, name: (&**name).into() })
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.peers {
-            None => f.write_str("everybody")?,
-            Some(peers) => list(f, peers, " or ")?,
-        }
-        match &self.ports {
-            None => Ok(()),
-            Some(ports) => {
-                f.write_str(", ")?;
-                list(f, ports, " ")
-            }
-        }
-    }
-}
-
-fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], between: &str) -> fmt::Result {
-    /// A policy may name thousands; a line is for people.
-    const MOST: usize = 8;
-    for (i, item) in items.iter().take(MOST).enumerate() {
-        write!(f, "{}{item}", if i == 0 { "" } else { between })?;
-    }
-    if items.len() > MOST { write!(f, "{between}{} more", items.len() - MOST) } else { Ok(()) }
-}
-
-impl fmt::Display for Peers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peers::Pods { namespaces: Namespaces::One(name), pods } => write!(f, "pods {pods} in {name}"),
-            Peers::Pods { namespaces: Namespaces::Selected(names), pods } => {
-                write!(f, "pods {pods} in namespaces {names}")
-            }
-            Peers::Block(block) => {
-                write!(f, "{}", block.net)?;
-                if block.except.is_empty() {
-                    return Ok(());
-                }
-                f.write_str(" except ")?;
-                list(f, &block.except, " ")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Ports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Ports::Range { protocol, first: 0, last: u16::MAX } => write!(f, "{protocol}"),
-            Ports::Range { protocol, first, last } if first == last => write!(f, "{protocol}/{first}"),
-            Ports::Range { protocol, first, last } => write!(f, "{protocol}/{first}-{last}"),
-            Ports::Named { protocol, name } => write!(f, "{protocol}/{name}"),
         }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use kube_router_common::policy::{NOT_ISOLATED, PodGroups};
-
 use super::{
     About, LocalPod, Numbered, PolicyCompiler, Work, address_of,
     lower::{Group, GroupKey, Version, names_in_use},
     normalize::{self, Policy, Source},
     selector::LabelView,
     terms::GroupId,
+    tiers,
 };
 use crate::{
     cluster::{ClusterState, Dirty},
@@ -57,6 +56,14 @@ impl PolicyCompiler {
             self.set_policy(Source::Policy(key.clone()), policy, work);
             self.report(About::Source(Source::Policy(key.clone())), problems);
         }
+        for name in &dirty.cluster_policies {
+            let (policy, problems) = match cluster.cluster_policy(name).map(tiers::policy) {
+                Some((policy, problems)) => (Some(policy), problems),
+                None => (None, Vec::new()),
+            };
+            self.set_policy(Source::Cluster(name.clone()), policy, work);
+            self.report(About::Source(Source::Cluster(name.clone())), problems);
+        }
     }
 
     pub(super) fn take_namespaces(&mut self, cluster: &ClusterState, dirty: &Dirty, work: &mut Work) {
@@ -64,6 +71,9 @@ impl PolicyCompiler {
             let (policy, problems) = cluster.namespace(name).map(normalize::isolation).unwrap_or_default();
             self.set_policy(Source::Namespace(name.clone()), policy, work);
             self.report(About::Source(Source::Namespace(name.clone())), problems);
+            if !self.cluster_wide.is_empty() {
+                self.mark_local(name, work);
+            }
             if self.terms.namespace_changed(cluster, name) {
                 let pods = cluster.pods_in(name).filter(|pod| pod.has_own_network());
                 work.addresses.extend(pods.flat_map(|pod| &pod.ips).map(|ip| address_of(*ip)));
@@ -79,10 +89,13 @@ impl PolicyCompiler {
         if let Some(old) = old {
             self.mark_subjects(&old, work);
             self.versions.remove(&source);
-            if let Some(index) = self.subjects.get_mut(source.namespace()) {
+            self.cluster_wide.remove(&source);
+            if let Some(namespace) = source.namespace()
+                && let Some(index) = self.subjects.get_mut(namespace)
+            {
                 index.remove(&old.policy.pods, &old);
                 if index.is_empty() {
-                    self.subjects.remove(source.namespace());
+                    self.subjects.remove(namespace);
                 }
             }
         }
@@ -90,15 +103,26 @@ impl PolicyCompiler {
             self.last_version += 1;
             let version = Arc::new(Version { number: self.last_version, policy });
             self.mark_subjects(&version, work);
-            let index = self.subjects.entry(source.namespace().clone()).or_default();
-            index.insert(&version.policy.pods, version.clone());
+            match source.namespace() {
+                Some(namespace) => {
+                    let index = self.subjects.entry(namespace.clone()).or_default();
+                    index.insert(&version.policy.pods, version.clone());
+                }
+                None => drop(self.cluster_wide.insert(source.clone(), version.clone())),
+            }
             self.versions.insert(source, version);
         }
     }
 
     /// The labels are looked at when the pod's turn comes; here it is enough to name those of the namespace.
     fn mark_subjects(&self, version: &Version, work: &mut Work) {
-        let namespace = version.policy.source.namespace();
+        match version.policy.source.namespace() {
+            Some(namespace) => self.mark_local(namespace, work),
+            None => work.pods.extend(self.local.keys().cloned()),
+        }
+    }
+
+    fn mark_local(&self, namespace: &Arc<str>, work: &mut Work) {
         let pods = self.local.range(ObjectKey::new(namespace.clone(), "")..);
         work.pods.extend(pods.map(|(key, _)| key).take_while(|key| key.namespace == *namespace).cloned());
     }
@@ -123,9 +147,11 @@ impl PolicyCompiler {
                     }
                     None => {
                         let text = format!(
-                            "this node has more than {} pods; this one gets no policy and is treated as not yet known",
+                            "this node has more than {} pods (--netpol-max-pods); nothing passes from or to this one",
                             self.config.limits.pods - 1
                         );
+                        self.crowd.insert(key.clone());
+                        self.homeless.extend(cluster.pod(key).iter().flat_map(|pod| pod.ips.iter().copied()));
                         let subject = Subject::Object(Kind::Pod, key.clone());
                         self.report(About::Pod(key.clone()), vec![Problem { subject, reason: "TooManyPods", text }]);
                     }
@@ -134,7 +160,7 @@ impl PolicyCompiler {
         }
     }
 
-    fn is_local(&self, pod: &Pod) -> bool {
+    pub(super) fn is_local(&self, pod: &Pod) -> bool {
         let here = pod.node.as_ref() == Some(&self.config.node)
             || pod.host_ips.iter().any(|ip| self.node_ips.contains(&ip.to_canonical()));
         here && pod.has_own_network() && !pod.ips.is_empty()
@@ -152,15 +178,24 @@ impl PolicyCompiler {
     /// Puts a pod of this node into the groups of its policies.
     pub(super) fn regroup(&mut self, cluster: &ClusterState, key: &ObjectKey, work: &mut Work) {
         let Some(pod) = cluster.pod(key) else { return };
-        let Some((number, old)) = self.local.get(key).map(|local| (local.number, local.groups)) else { return };
+        let Some(old) = self.local.get(key).map(|local| local.groups) else { return };
+        let labels = LabelView::of_pod(&pod.labels);
         let mut selected: Vec<Arc<Version>> = Vec::new();
         if let Some(index) = self.subjects.get(&key.namespace) {
-            index.each_match(LabelView::of_pod(&pod.labels), |version| selected.push(version.clone()));
+            index.each_match(labels, |version| selected.push(version.clone()));
         }
-        selected.sort_by(|a, b| a.policy.source.cmp(&b.policy.source));
+        if !self.cluster_wide.is_empty() {
+            // Few, and few pods are local: each is asked.
+            let namespace = LabelView::of_namespace(&key.namespace, cluster.namespace(&key.namespace));
+            let selects = |version: &&Arc<Version>| {
+                version.policy.namespaces.match_labels(namespace) && version.policy.pods.matches(labels)
+            };
+            selected.extend(self.cluster_wide.values().filter(selects).cloned());
+        }
+        selected.sort_by(|a, b| (a.policy.rank, &a.policy.source).cmp(&(b.policy.rank, &b.policy.source)));
         let new = Direction::BOTH.map(|direction| {
-            let isolating = |version: &&Arc<Version>| version.policy.rules[direction as usize].is_some();
-            let versions: Box<[Arc<Version>]> = selected.iter().filter(isolating).cloned().collect();
+            let speaking = |version: &&Arc<Version>| version.policy.rules[direction as usize].is_some();
+            let versions: Box<[Arc<Version>]> = selected.iter().filter(speaking).cloned().collect();
             (!versions.is_empty()).then(|| self.join_group(direction, versions, pod, work))
         });
         for group in old.into_iter().flatten() {
@@ -169,8 +204,7 @@ impl PolicyCompiler {
         if let Some(local) = self.local.get_mut(key) {
             local.groups = new;
         }
-        let [ingress, egress] = new.map(|group| group.unwrap_or(NOT_ISOLATED));
-        self.out.set_pod(number, Some(PodGroups { ingress, egress }));
+        self.publish(key);
     }
 
     fn join_group(
@@ -220,13 +254,14 @@ impl PolicyCompiler {
             return known.numbers.to_vec();
         }
         let mut numbers = Vec::new();
-        let Source::Policy(policy) = &version.policy.source else { return numbers };
+        let Some(policy) = version.policy.source.policy() else { return numbers };
+        let tier = version.policy.rank.tier;
         for rule in version.policy.rules[direction as usize].iter().flatten() {
             let number = self.rule_ids.take().unwrap_or(0);
             numbers.push(number);
             if number != 0 {
                 let text = rule.to_string().into();
-                let info = RuleInfo { policy: policy.clone(), direction, index: rule.index, text };
+                let info = RuleInfo { tier, policy: policy.clone(), direction, index: rule.index, text };
                 self.out.set_rule(number, Some(info));
             }
         }

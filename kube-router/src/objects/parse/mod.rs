@@ -7,6 +7,7 @@
 //!
 //! This does not know where the object came from, and judges nothing that depends on configuration.
 
+mod cluster_policy;
 mod endpoint_slice;
 mod field;
 mod policy;
@@ -75,7 +76,7 @@ pub enum Claim {
 }
 
 impl Kind {
-    /// API group (empty: core) and plural name, as in request paths and RBAC rules. The version is `v1` throughout.
+    /// API group (empty: core) and plural name, as in request paths and RBAC rules.
     pub fn group_and_resource(self) -> (&'static str, &'static str) {
         match self {
             Kind::Service => ("", "services"),
@@ -84,11 +85,25 @@ impl Kind {
             Kind::Node => ("", "nodes"),
             Kind::Namespace => ("", "namespaces"),
             Kind::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
+            Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "clusternetworkpolicies"),
         }
     }
 
+    /// The versions of the group that are read, the newest first. They differ in nothing that we read.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Kind::ClusterNetworkPolicy => &["v1beta1", "v1alpha2"],
+            _ => &["v1"],
+        }
+    }
+
+    /// A custom resource: a cluster may do without, and then there are no such objects.
+    pub fn is_custom(self) -> bool {
+        self == Kind::ClusterNetworkPolicy
+    }
+
     fn is_cluster_scoped(self) -> bool {
-        matches!(self, Kind::Node | Kind::Namespace)
+        matches!(self, Kind::Node | Kind::Namespace | Kind::ClusterNetworkPolicy)
     }
 
     /// By the word in `kind:`, or in `kind:` of its list.
@@ -116,11 +131,14 @@ impl RawObject {
         if kind == Kind::NetworkPolicy && &**api_version == OLD_POLICY {
             return if is_list { Claim::List(Some(kind)) } else { Claim::Ours(kind) };
         }
-        match (group == kind.group_and_resource().0, version) {
+        match (group == kind.group_and_resource().0, kind.versions().contains(&version)) {
             (false, _) => Claim::Foreign,
-            (true, "v1") if is_list => Claim::List(Some(kind)),
-            (true, "v1") => Claim::Ours(kind),
-            (true, _) => Claim::Unusable(BadField::new("apiVersion", format!("{api_version} is not read, use v1"))),
+            (true, true) if is_list => Claim::List(Some(kind)),
+            (true, true) => Claim::Ours(kind),
+            (true, false) => {
+                let text = format!("{api_version} is not read, use {}", kind.versions().join(" or "));
+                Claim::Unusable(BadField::new("apiVersion", text))
+            }
         }
     }
 
@@ -171,6 +189,7 @@ impl RawObject {
             Kind::Node => Object::Node(workload::node(key, metadata, self, ignored)?),
             Kind::Namespace => Object::Namespace(workload::namespace(key, metadata)?),
             Kind::NetworkPolicy => Object::NetworkPolicy(policy::parse(key, self)?),
+            Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(cluster_policy::parse(key, self)?),
         })
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn parse(key: ObjectKey, raw: &mut RawObject) -> Result<NetworkPolicy
 }
 
 /// A selector that the compiler will refuse, with the reason.
-fn nonsense(bad: &BadField) -> LabelSelector {
+pub(super) fn nonsense(bad: &BadField) -> LabelSelector {
     let requirement = LabelRequirement {
         key: "".into(),
         operator: LabelOperator::Other(bad.to_string().into()),
@@ -83,7 +83,7 @@ fn rule(raw: raw::PolicyRule, path: &str, peers: &str) -> Result<PolicyRule, Bad
 }
 
 /// Like [`entries`], but a `null` entry is an error: a list of nothing but those must not read as "all".
-fn strict<T: super::Shape>(field: List<T>, path: &str) -> Result<Vec<(String, T)>, BadField> {
+pub(super) fn strict<T: super::Shape>(field: List<T>, path: &str) -> Result<Vec<(String, T)>, BadField> {
     let mut list = Vec::new();
     for (i, entry) in field.get(path)?.unwrap_or_default().into_iter().enumerate() {
         let path = format!("{path}[{i}]");
@@ -124,7 +124,7 @@ fn port(raw: raw::PolicyPort, path: &str) -> Result<PolicyPort, BadField> {
     })
 }
 
-fn selector(raw: raw::Selector, path: &str) -> Result<LabelSelector, BadField> {
+pub(super) fn selector(raw: raw::Selector, path: &str) -> Result<LabelSelector, BadField> {
     let mut labels = Vec::new();
     for (key, value) in raw.match_labels.get(format_args!("{path}.matchLabels"))?.unwrap_or_default().0 {
         let value = value.get(format_args!("{path}.matchLabels.{key}"))?.unwrap_or_default();

@@ -6,7 +6,8 @@
 
 use serde::Deserialize;
 
-use super::field::{Field, NumberOrText, OurAnnotations, Section, Text, TextMap};
+pub(super) use super::field::Text;
+use super::field::{Field, NumberOrText, OurAnnotations, Section, TextMap};
 
 pub(super) type List<T> = Field<Vec<Field<T>>>;
 
@@ -34,6 +35,7 @@ pub struct RawObject {
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     pub name: Field<Text>,
+    pub uid: Field<Text>,
     pub namespace: Field<Text>,
     pub generate_name: Field<Text>,
     pub resource_version: Field<Text>,
@@ -54,7 +56,7 @@ pub struct Owner {
     pub name: Field<Text>,
 }
 
-/// `spec` of Service, Pod, Node and NetworkPolicy.
+/// `spec` of Service, Pod, Node and both kinds of policy.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Spec {
@@ -89,6 +91,10 @@ pub struct Spec {
     pub policy_types: List<Text>,
     pub ingress: List<PolicyRule>,
     pub egress: List<PolicyRule>,
+
+    pub tier: Field<Text>,
+    pub priority: Field<i64>,
+    pub subject: Field<ClusterSubject>,
 }
 
 /// An entry of a Pod's `containers` or `initContainers`.
@@ -122,13 +128,19 @@ pub struct Requirement {
     pub values: List<Text>,
 }
 
-/// An entry of a NetworkPolicy's `ingress` (with `from`) or `egress` (with `to`).
+/// An entry of a policy's `ingress` (with `from`) or `egress` (with `to`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PolicyRule {
     pub from: List<PolicyPeer>,
     pub to: List<PolicyPeer>,
     pub ports: List<PolicyPort>,
+    /// ClusterNetworkPolicy
+    pub name: Field<Text>,
+    /// ClusterNetworkPolicy
+    pub action: Field<Text>,
+    /// ClusterNetworkPolicy
+    pub protocols: List<PolicyProtocol>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -137,6 +149,12 @@ pub struct PolicyPeer {
     pub pod_selector: Field<Selector>,
     pub namespace_selector: Field<Selector>,
     pub ip_block: Field<IpBlock>,
+    // ClusterNetworkPolicy
+    pub namespaces: Field<Selector>,
+    pub pods: Field<NamespacedPod>,
+    pub nodes: Field<Selector>,
+    pub networks: List<Text>,
+    pub domain_names: List<Text>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -152,6 +170,51 @@ pub struct PolicyPort {
     pub protocol: Field<Text>,
     pub port: Field<NumberOrText>,
     pub end_port: Field<i64>,
+}
+
+/// `subject` of a ClusterNetworkPolicy.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ClusterSubject {
+    pub namespaces: Field<Selector>,
+    pub pods: Field<NamespacedPod>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NamespacedPod {
+    pub namespace_selector: Field<Selector>,
+    pub pod_selector: Field<Selector>,
+}
+
+/// An entry of `protocols` of a ClusterNetworkPolicy's rule.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyProtocol {
+    pub tcp: Field<Transport>,
+    pub udp: Field<Transport>,
+    pub sctp: Field<Transport>,
+    pub destination_named_port: Field<Text>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Transport {
+    pub destination_port: Field<DestinationPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DestinationPort {
+    pub number: Field<i64>,
+    pub range: Field<PortRange>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PortRange {
+    pub start: Field<i64>,
+    pub end: Field<i64>,
 }
 
 /// An entry of a Service's or an EndpointSlice's `ports`.
@@ -251,6 +314,12 @@ impl Section for PolicyRule {}
 impl Section for PolicyPeer {}
 impl Section for IpBlock {}
 impl Section for PolicyPort {}
+impl Section for ClusterSubject {}
+impl Section for NamespacedPod {}
+impl Section for PolicyProtocol {}
+impl Section for Transport {}
+impl Section for DestinationPort {}
+impl Section for PortRange {}
 impl Section for Port {}
 impl Section for AffinityConfig {}
 impl Section for ClientIp {}

@@ -478,7 +478,15 @@ fn names_of_ports_come_from_containers_that_keep_running() {
     let ports: Vec<(&str, Protocol, u16)> = pod.ports.iter().map(|p| (&*p.name, p.protocol, p.port)).collect();
     assert_eq!(ports, [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53), ("mesh", Protocol::Tcp, 15001)]);
     assert_eq!(*pod.host_ips, *ips(&["192.0.2.1", "fd00::1"]));
-    assert_eq!((pod.created_s, pod.terminating), (1_709_208_001, true));
+    assert_eq!((pod.created_s, pod.terminating, &pod.uid), (1_709_208_001, true, &None));
+}
+
+/// The API server gives the mirror of a static pod a uid of its own; kubelet and the network plugin know another.
+#[test]
+fn a_pod_s_uid_is_the_one_that_its_node_knows() {
+    let uid = |metadata: &str| pod(&format!("metadata: {{name: p, uid: u-1{metadata}}}")).uid;
+    assert_eq!(uid("").as_deref(), Some("u-1"));
+    assert_eq!(uid(", annotations: {kubernetes.io/config.mirror: 0f1e, other: x}").as_deref(), Some("0f1e"));
 }
 
 #[test]
@@ -586,4 +594,36 @@ mod any_text {
             }
         }
     }
+}
+
+#[test]
+fn cluster_network_policies_are_read_in_both_versions() {
+    let yaml = |version: &str| {
+        format!(
+            "{{apiVersion: policy.networking.k8s.io/{version}, kind: ClusterNetworkPolicy, metadata: {{name: p, namespace: odd}}, \
+             spec: {{tier: Admin, priority: 5, subject: {{pods: {{podSelector: {{matchLabels: {{a: b}}}}}}}}, egress: [{{name: net, \
+             action: Deny, to: [{{networks: [10.0.0.0/8]}}, {{nodes: {{}}}}], protocols: [{{tcp: {{destinationPort: {{range: {{start: \
+             1, end: 9}}}}}}}}, {{destinationNamedPort: http}}]}}, 5, {{action: Pass, to: 7}}]}}}}"
+        )
+    };
+    let read = |version: &str| serde_saphyr::from_str::<RawObject>(&yaml(version)).unwrap();
+    let mut objects = Vec::new();
+    for version in ["v1alpha2", "v1beta1"] {
+        let raw = read(version);
+        assert_eq!(raw.claim(), Claim::Ours(Kind::ClusterNetworkPolicy));
+        objects.push(raw.parse(Kind::ClusterNetworkPolicy).unwrap().object);
+    }
+    assert_eq!(objects[0], objects[1]);
+    let Object::ClusterNetworkPolicy(policy) = &objects[0] else { panic!("{objects:?}") };
+    assert_eq!(policy.key, ObjectKey::cluster("p"));
+    assert_eq!((&*policy.tier, policy.priority, policy.ingress.len()), ("Admin", Some(5), 0));
+    assert_eq!(policy.subject.pods.as_ref().unwrap().pods.match_labels.get("a"), Some("b"));
+    let [rule, bad, worse] = &*policy.egress else { panic!("{policy:?}") };
+    assert_eq!((&*rule.name, &*rule.action, rule.peers.len()), ("net", "Deny", 2), "{:?}", rule.unreadable);
+    let protocols = rule.protocols.as_ref().unwrap();
+    assert_eq!(protocols[0].tcp.as_ref().unwrap().range, Some((Some(1), Some(9))));
+    assert_eq!(protocols[1].named_port.as_deref(), Some("http"));
+    assert_eq!((&*bad.action, bad.unreadable.is_some()), ("", true));
+    assert_eq!((&*worse.action, worse.unreadable.is_some()), ("Pass", true), "what it does is known");
+    assert!(matches!(read("v1alpha1").claim(), Claim::Unusable(_)));
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::objects::{
     Labels, NamedPort, Namespace, Node, ObjectKey, Pod, Protocol,
-    annotations::{self, NETWORK_POLICY},
+    annotations::{self, MIRRORED, NETWORK_POLICY},
 };
 
 pub(super) fn labels(field: Field<TextMap>) -> Result<Labels, BadField> {
@@ -54,8 +54,13 @@ pub(super) fn pod(
     let deletion_grace = metadata.deletion_grace_period_seconds.get("metadata.deletionGracePeriodSeconds")?;
     let spec_grace = spec.termination_grace_period_seconds.get("spec.terminationGracePeriodSeconds")?;
 
+    let annotations = metadata.annotations.get("metadata.annotations")?.unwrap_or_default().0;
+    let mirrored = texts(annotations, "metadata.annotations")?.remove(MIRRORED);
+    let uid = mirrored.or(text(metadata.uid, "metadata.uid")?);
+
     Ok(Pod {
         key,
+        uid,
         created_s: created(metadata.creation_timestamp)?,
         labels: labels(metadata.labels)?,
         node: text(spec.node_name, "spec.nodeName")?.map(Into::into),

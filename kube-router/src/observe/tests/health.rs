@@ -78,7 +78,7 @@ fn addresses_are_bound_at_once_and_may_be_shared() {
     let (questions, _) = Questions::channel();
     let (_ports, health_checks) = watch::channel(BTreeMap::new());
     let (pulse, metrics) = (Arc::default(), Arc::new(Metrics::new(false)));
-    let wiring = Wiring { metrics, pulse, questions, stats: None, health_checks };
+    let wiring = Wiring { metrics, pulse, questions, stats: None, policy: None, health_checks };
     let server = Server::start(endpoints, None, wiring).unwrap();
     assert_eq!(get(address, "/healthz").0, 200);
     let (status, _, text) = curl(&["-g", &format!("http://{address}/{{m}}")]);

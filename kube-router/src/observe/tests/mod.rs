@@ -1,6 +1,7 @@
 //! The servers as a client sees them: real sockets, with curl and raw TCP as the clients nobody here wrote.
 
 mod health;
+mod monitor;
 mod scrape;
 mod socket;
 
@@ -16,6 +17,11 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
+use kube_router_common::{
+    Traffic,
+    config::{DropKey, RuleCount},
+};
+
 use super::{
     Metrics, Pulse, Query, Questions, ServiceRow, StatsSource, http,
     server::{Server, Wiring},
@@ -25,9 +31,10 @@ use super::{
 };
 use crate::{
     apply::{PlaneError, ServerStats},
+    compile::{Problem, Subject},
     config::HttpConfig,
     desired::VirtualKey,
-    objects::Kind,
+    objects::{Kind, ObjectKey},
 };
 
 /// A kernel that counts, refuses, or makes its reader panic.
@@ -51,6 +58,20 @@ impl StatsSource for Stats {
     }
 }
 
+/// One row of everything.
+struct Rows;
+
+impl super::scrape::PolicySource for Rows {
+    fn read(&mut self) -> Result<super::policy_metrics::PolicyRows, String> {
+        let drop = DropKey { pod: 1, direction: 0, reason: 1, pad: 0 };
+        Ok(super::policy_metrics::PolicyRows {
+            drops: vec![(drop, Traffic { packets: 2, bytes: 120 })],
+            rules: vec![(3, RuleCount { flows: 4, bytes: 300 })],
+            tables: vec![("kr_flows", 5, 262_144)],
+        })
+    }
+}
+
 struct Agent {
     pulse: Arc<Pulse>,
     metrics: Arc<Metrics>,
@@ -65,6 +86,10 @@ struct Agent {
 impl Agent {
     /// Health and metrics on two addresses, the status socket, and a loop that does not answer (yet).
     fn start(stats: Stats) -> Agent {
+        Agent::start_with(stats, |questions| questions)
+    }
+
+    fn start_with(stats: Stats, more: impl FnOnce(Questions) -> Questions) -> Agent {
         let directory = tempfile::tempdir().unwrap();
         let local = Some("127.0.0.1:0".parse().unwrap());
         let config = HttpConfig { health: local, metrics: None, metrics_path: String::new() };
@@ -76,11 +101,12 @@ impl Agent {
         let socket = status_socket::bind(&directory.path().join("run/agent.sock")).unwrap();
         let (questions, queries) = Questions::channel();
         let (ports, health_checks) = watch::channel(BTreeMap::new());
-        let (pulse, metrics) = (Arc::new(Pulse::default()), Arc::new(Metrics::new(true)));
+        let (pulse, metrics) = (Arc::new(Pulse::default()), Arc::new(Metrics::of(true, true)));
         let wiring = Wiring {
             metrics: Arc::clone(&metrics),
             pulse: Arc::clone(&pulse),
-            questions,
+            questions: more(questions),
+            policy: Some(Box::new(Rows)),
             stats: Some(Box::new(stats)),
             health_checks,
         };
@@ -102,7 +128,10 @@ impl Agent {
                         };
                         drop(sender.send(rows.iter().map(owner).collect()));
                     }
-                    Query::Problems(sender) => drop(sender.send(vec![("Node n".into(), "R".into(), "t".into())])),
+                    Query::Problems(sender) => {
+                        let subject = Subject::Object(Kind::Node, ObjectKey::cluster("n"));
+                        drop(sender.send(vec![Problem { subject, reason: "R", text: "t".into() }]));
+                    }
                 }
             }
         });

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+/// No maps are pinned there.
+const NO_MAPS: &str = "/nonexistent";
+
 use super::*;
 use crate::{
     cli::dump,
@@ -14,10 +17,10 @@ fn dump_shows_what_the_loop_answers() {
     let rows = vec![row("plain", "10.96.1.1", 80)];
     agent.answer(rows.clone());
     let mut text = Vec::new();
-    dump::dump(dump::What::Services, &agent.socket(), dump::Format::Text, &mut text).unwrap();
+    dump::dump(dump::What::Services, &agent.socket(), Path::new(NO_MAPS), dump::Format::Text, &mut text).unwrap();
     assert_eq!(String::from_utf8(text).unwrap(), crate::observe::table::services(&rows));
     let mut json = Vec::new();
-    dump::dump(dump::What::Services, &agent.socket(), dump::Format::Json, &mut json).unwrap();
+    dump::dump(dump::What::Services, &agent.socket(), Path::new(NO_MAPS), dump::Format::Json, &mut json).unwrap();
     assert_eq!(serde_json::from_slice::<Vec<ServiceRow>>(&json).unwrap(), rows);
 
     let socket = agent.socket();
@@ -25,7 +28,7 @@ fn dump_shows_what_the_loop_answers() {
     assert_eq!(ask("/v1/problems").2, r#"[{"subject":"Node n","reason":"R","text":"t"}]"#);
     let problems = |format| {
         let mut out = Vec::new();
-        dump::dump(dump::What::Problems, &socket, format, &mut out).unwrap();
+        dump::dump(dump::What::Problems, &socket, Path::new(NO_MAPS), format, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     };
     assert_eq!(problems(dump::Format::Text), "SUBJECT  REASON  TEXT\nNode n   R       t\n");
@@ -40,8 +43,11 @@ fn dump_shows_what_the_loop_answers() {
 fn dump_says_what_to_do_when_no_agent_answers() {
     let agent = Agent::start(Stats::Counts);
     let socket = agent.socket();
-    let dump =
-        || dump::dump(dump::What::Services, &socket, dump::Format::Text, &mut Vec::new()).unwrap_err().to_string();
+    let dump = || {
+        dump::dump(dump::What::Services, &socket, Path::new(NO_MAPS), dump::Format::Text, &mut Vec::new())
+            .unwrap_err()
+            .to_string()
+    };
     // The loop is gone.
     let mut agent = agent;
     agent.queries = None;

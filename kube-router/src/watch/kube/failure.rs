@@ -21,6 +21,8 @@ pub(super) enum Class {
     Forbidden,
     /// 404: this server has no such resource.
     NotServed,
+    /// The server has the resource, but in no version that we read.
+    OtherVersion,
     /// Another status: the server has troubles of its own.
     Server(u16),
     /// The connection cannot be made, or broke.
@@ -74,7 +76,12 @@ impl Failure {
                  {group} (ClusterRole and ClusterRoleBinding)"
             ),
             Class::NotServed => {
-                format!("{verb} {resource}: {server} does not serve v1 {resource} of {group} (404: {text})")
+                format!("{verb} {resource}: {server} does not serve {resource} of {group} (404: {text})")
+            }
+            Class::OtherVersion => {
+                format!(
+                    "{verb} {resource}: {server} serves it only as {text}; upgrade us, or serve such a version, too"
+                )
             }
             Class::Server(code) => format!("{verb} {resource}: {server} answers with status {code}: {text}"),
             Class::Unreachable => format!(

@@ -12,6 +12,9 @@
 //! `version` is the state: `None` lists, `Some(resourceVersion)` watches from there. A short outage costs a resumed
 //! watch and no events. One that was announced by `Unavailable` ends with a new list, because only a list tells the
 //! receiver that the kind is up to date again.
+//!
+//! A list of a custom resource begins with the question whether the server has it. One that it lacks is listed as
+//! empty, so that nobody waits for it, and asked for again now and then.
 
 use std::{pin::pin, time::Duration};
 
@@ -31,6 +34,7 @@ use super::{
     Link,
     backoff::{Backoff, random},
     delivery::Delivery,
+    discovery,
     failure::{Class, Failure},
 };
 use crate::{
@@ -54,6 +58,11 @@ const SHORT_WATCH: Duration = Duration::from_secs(5);
 /// A failure after the first list is announced when it has lasted this long: a restart of the API server, which
 /// refuses connections and then, until its authorizer is filled, requests, is not worth an alarm.
 const GRACE: Duration = Duration::from_secs(10);
+/// Between two looks for a custom resource that is not there, plus a random part of the same: a thousand nodes ask eleven
+/// times a second.
+const ABSENT: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(60) };
+/// A custom resource that was there must be missing for so long before its objects count as gone.
+const VANISHED: Duration = if cfg!(test) { Duration::from_millis(50) } else { GRACE };
 
 pub(super) struct KindWatch<'a> {
     kind: Kind,
@@ -61,6 +70,12 @@ pub(super) struct KindWatch<'a> {
     pages: &'a Semaphore,
     link: &'a Link,
     version: Option<String>,
+    /// Of the API.
+    api_version: &'static str,
+    /// Listed as empty, because the server does not have it.
+    absent: bool,
+    /// Since when the server says that a resource is not there which was.
+    vanished: Option<Instant>,
     listed_once: bool,
     backoff: Backoff,
     /// Since when nothing works.
@@ -81,6 +96,8 @@ enum Next {
 /// Why a step ended early.
 enum Stop {
     Closed,
+    /// The server does not have this resource. Look again after this.
+    Absent(Duration),
     Failed(Failure),
 }
 
@@ -110,6 +127,9 @@ impl<'a> KindWatch<'a> {
             pages,
             link,
             version: None,
+            api_version: kind.versions()[0],
+            absent: false,
+            vanished: None,
             listed_once: false,
             backoff: Backoff::default(),
             down_since: None,
@@ -130,6 +150,11 @@ impl<'a> KindWatch<'a> {
             }
             match step {
                 Err(Stop::Closed) => return,
+                Err(Stop::Absent(wait)) => {
+                    self.backoff.reset();
+                    sleep(wait).await;
+                    continue;
+                }
                 Err(Stop::Failed(failure)) => {
                     debug!(kind = %self.kind, ?failure, "interrupted");
                     if self.report(&failure).await.is_err() {
@@ -152,14 +177,37 @@ impl<'a> KindWatch<'a> {
 
     fn request(&self) -> Request {
         let (group, resource) = self.kind.group_and_resource();
+        let version = self.api_version;
         Request::new(if group.is_empty() {
-            format!("/api/v1/{resource}")
+            format!("/api/{version}/{resource}")
         } else {
-            format!("/apis/{group}/v1/{resource}")
+            format!("/apis/{group}/{version}/{resource}")
         })
     }
 
+    /// The server does not have this resource: as good as an empty list. But one that was there is missed for a while
+    /// before its objects are taken for gone.
+    async fn no_such_resource(&mut self) -> Result<Stop, SinkClosed> {
+        self.works();
+        if self.listed_once && !self.absent && self.vanished.get_or_insert_with(Instant::now).elapsed() < VANISHED {
+            return Ok(Stop::Absent(VANISHED));
+        }
+        if !self.absent || self.announced.is_some() {
+            debug!(kind = %self.kind, "the API server does not have this resource");
+            (self.absent, self.listed_once, self.announced) = (true, true, None);
+            self.out.list_begins().await?;
+            self.out.list_ends().await?;
+        }
+        Ok(Stop::Absent(ABSENT + Duration::from_millis(random() % ABSENT.as_millis() as u64)))
+    }
+
     async fn list(&mut self) -> Result<(), Stop> {
+        if self.kind.is_custom() {
+            match discovery::served(self.client, self.kind).await? {
+                Some(version) => (self.api_version, self.vanished) = (version, None),
+                None => return Err(self.no_such_resource().await?),
+            }
+        }
         let mut continue_token = None;
         let mut started = false;
         loop {
@@ -185,7 +233,7 @@ impl<'a> KindWatch<'a> {
                 Next::Page(token) => continue_token = Some(token),
                 Next::Watch(version) => {
                     self.version = Some(version);
-                    self.listed_once = true;
+                    (self.listed_once, self.absent) = (true, false);
                     return Ok(self.out.list_ends().await?);
                 }
             }
@@ -264,7 +312,8 @@ impl<'a> KindWatch<'a> {
 
     fn expired_or(&mut self, failure: Failure) -> Failure {
         // What cannot be read would come again from the same version.
-        if matches!(failure.class, Class::Expired | Class::Unreadable) {
+        let gone = failure.class == Class::NotServed && self.kind.is_custom();
+        if gone || matches!(failure.class, Class::Expired | Class::Unreadable) {
             self.version = None;
         }
         failure

@@ -8,6 +8,7 @@
 mod backoff;
 mod client;
 mod delivery;
+mod discovery;
 mod failure;
 mod kind;
 

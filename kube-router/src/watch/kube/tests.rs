@@ -37,7 +37,7 @@ type Step = (&'static [&'static str], Answer);
 
 type Script = Arc<Mutex<VecDeque<Step>>>;
 
-async fn serve(stream: TcpStream, script: Script) {
+async fn serve(stream: TcpStream, path: &str, script: Script) {
     let mut stream = BufReader::new(stream);
     let mut target = String::new();
     loop {
@@ -52,7 +52,7 @@ async fn serve(stream: TcpStream, script: Script) {
             break;
         }
     }
-    let step = if target.starts_with("/api/v1/services") { script.lock().unwrap().pop_front() } else { None };
+    let step = if target.starts_with(path) { script.lock().unwrap().pop_front() } else { None };
     let answer = match step {
         Some((parts, answer)) => {
             for part in parts {
@@ -81,6 +81,15 @@ async fn serve(stream: TcpStream, script: Script) {
 
 /// Runs the script and returns the events about services until `enough` says so.
 fn play(script: Vec<Step>, enough: impl Fn(&[ObjectEvent]) -> bool) -> Vec<ObjectEvent> {
+    play_for(Kind::Service, "/api/v1/services", script, enough)
+}
+
+fn play_for(
+    wanted: Kind,
+    path: &'static str,
+    script: Vec<Step>,
+    enough: impl Fn(&[ObjectEvent]) -> bool,
+) -> Vec<ObjectEvent> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -92,7 +101,7 @@ fn play(script: Vec<Step>, enough: impl Fn(&[ObjectEvent]) -> bool) -> Vec<Objec
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 tokio::select! {
-                    Ok((stream, _)) = listener.accept() => { connections.spawn(serve(stream, script.clone())); }
+                    Ok((stream, _)) = listener.accept() => { connections.spawn(serve(stream, path, script.clone())); }
                     Some(ended) = connections.join_next() => ended.unwrap(),
                 }
             }
@@ -109,7 +118,7 @@ fn play(script: Vec<Step>, enough: impl Fn(&[ObjectEvent]) -> bool) -> Vec<Objec
                     | ObjectEvent::RelistDone(kind)
                     | ObjectEvent::Deleted(kind, _)
                     | ObjectEvent::Kept(kind, _)
-                    | ObjectEvent::Unavailable { kind, .. } => *kind == Kind::Service,
+                    | ObjectEvent::Unavailable { kind, .. } => *kind == wanted,
                     _ => true,
                 };
                 if ours {
@@ -158,7 +167,7 @@ fn short(events: &[ObjectEvent]) -> String {
             ObjectEvent::RelistStarted(_) => "[".into(),
             ObjectEvent::RelistDone(_) => "]".into(),
             ObjectEvent::Applied(Object::Service(service)) => format!("+{}{}", service.key.name, service.ports[0].port),
-            ObjectEvent::Applied(other) => panic!("{other:?}"),
+            ObjectEvent::Applied(other) => format!("+{}", other.key().name),
             ObjectEvent::Deleted(_, key) => format!("-{}", key.name),
             ObjectEvent::Unavailable { .. } => "U".into(),
             ObjectEvent::Rejected { source, .. } => format!("?{source}"),
@@ -337,4 +346,68 @@ fn an_interrupted_watch_is_no_alarm_at_first() {
             .count(),
         1
     );
+}
+
+fn group(versions: &[&str]) -> Answer {
+    let versions: Vec<Value> = versions.iter().map(|version| json!({"version": version})).collect();
+    Answer::Whole(200, json!({"kind": "APIGroup", "name": "policy.networking.k8s.io", "versions": versions}))
+}
+
+fn resources(names: &[&str]) -> Answer {
+    let names: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+    Answer::Whole(200, json!({"kind": "APIResourceList", "resources": names}))
+}
+
+fn wide(name: &str, version: u32) -> Value {
+    json!({"metadata": {"name": name, "resourceVersion": version.to_string()}, "spec": {"tier": "Admin", "priority": 1}})
+}
+
+const GROUP: &str = "/apis/policy.networking.k8s.io";
+
+/// A custom resource: not there, there, gone for a moment, gone.
+#[test]
+fn a_custom_resource_that_is_not_there_is_an_empty_list() {
+    const OLD: &[&str] = &["/v1alpha2/clusternetworkpolicies"];
+    let script: Vec<Step> = vec![
+        (&[], status(404)),
+        // The group has other resources.
+        (&[], group(&["v1alpha1", "v1alpha2"])),
+        (&["/v1alpha2"], resources(&["somethingelse"])),
+        (&["/v1alpha1"], resources(&["adminnetworkpolicies"])),
+        (&[], group(&["v1alpha1", "v1alpha2"])),
+        (&["/v1alpha2"], resources(&["clusternetworkpolicies", "clusternetworkpolicies/status"])),
+        (OLD, list(10, vec![wide("a", 3)])),
+        (&["/v1alpha2/clusternetworkpolicies", "watch=true"], Answer::Lines(vec![event("ADDED", wide("b", 11))])),
+        (&["watch=true", "resourceVersion=11"], status(404)),
+        (&[], status(404)),
+        (&[], group(&["v1beta1", "v1alpha2"])),
+        (&["/v1beta1"], resources(&["clusternetworkpolicies"])),
+        (&["/v1beta1/clusternetworkpolicies"], list(20, vec![wide("a", 3)])),
+        (&["/v1beta1/clusternetworkpolicies", "watch=true"], status(404)),
+        (&[], status(404)),
+        (&[], status(404)),
+    ];
+    let events = play_for(Kind::ClusterNetworkPolicy, GROUP, script, |events| {
+        events.iter().filter(|event| matches!(event, ObjectEvent::RelistDone(_))).count() == 4
+    });
+    assert_eq!(short(&events), "[ ] [ +a ] +b [ +a ] [ ]");
+}
+
+/// Nobody knows what is in it, so it does not count as empty.
+#[test]
+fn a_custom_resource_that_cannot_be_read_is_not_empty() {
+    let script: Vec<Step> = vec![
+        (&[], status(403)),
+        (&[], group(&["v2"])),
+        (&["/v2"], resources(&["clusternetworkpolicies"])),
+        (&[], group(&["v1alpha2"])),
+        (&["/v1alpha2"], resources(&["clusternetworkpolicies"])),
+        (&["/v1alpha2/clusternetworkpolicies"], status(403)),
+        (&[], status(404)),
+    ];
+    let events = play_for(Kind::ClusterNetworkPolicy, GROUP, script, ends_with("]"));
+    assert_eq!(short(&events), "U U U [ ]");
+    for (reason, word) in reasons(&events).iter().zip(["discover", "only as v2", "ClusterRole"]) {
+        assert!(reason.contains(word), "{reason}");
+    }
 }

@@ -4,6 +4,9 @@
 //! contents are parsed. The difference to what was said before is what is emitted. That makes editors' renames,
 //! `kubectl`'s symlink swaps, overflows of the kernel's event queue and missed events one case.
 //!
+//! What is new is said at once. What a look no longer finds is looked for once more a little later before it is said to be
+//! gone: somebody may be moving it from one file to another.
+//!
 //! Nothing is lost by a typo: a file that cannot be read or parsed keeps what it said before until it is mended or
 //! removed, and a vanished directory keeps everything. `files.rs` finds files, `document.rs` reads one, `view.rs`
 //! merges them and finds the differences.
@@ -42,9 +45,9 @@ pub async fn run(path: &Path, sink: mpsc::Sender<ObjectEvent>) -> Result<(), Wat
     // Watching begins before the first look, so that no change falls between the two.
     changes.arm().map_err(|error| wrong(error.to_string()))?;
     let mut view = View::new(path.to_owned());
-    let mut first = true;
+    let (mut first, mut hasty) = (true, false);
     loop {
-        let (returned, look) = look(view).await.map_err(|error| wrong(error.to_string()))?;
+        let (returned, look) = look(view, hasty).await.map_err(|error| wrong(error.to_string()))?;
         view = returned;
         let mut period = PERIOD;
         let said = match look {
@@ -57,12 +60,17 @@ pub async fn run(path: &Path, sink: mpsc::Sender<ObjectEvent>) -> Result<(), Wat
                 period = MISSING_PERIOD;
                 Ok(())
             }
+            Look::Fewer => {
+                changes.settle().await;
+                hasty = false;
+                continue;
+            }
             Look::Events(events) => emit(&sink, events).await,
         };
         if said.is_err() {
             return Ok(());
         }
-        first = false;
+        (first, hasty) = (false, false);
         match changes.arm() {
             Ok(false) => {}
             // Another directory took the place of the watched one: see what is in it.
@@ -74,15 +82,15 @@ pub async fn run(path: &Path, sink: mpsc::Sender<ObjectEvent>) -> Result<(), Wat
         }
         tokio::select! {
             () = sink.closed() => return Ok(()),
-            () = changes.wait(period) => {}
+            whole = changes.wait(period) => hasty = whole,
         }
     }
 }
 
 /// Reading and parsing block, so they have a thread of their own.
-async fn look(mut view: View) -> Result<(View, Look), io::Error> {
+async fn look(mut view: View, hasty: bool) -> Result<(View, Look), io::Error> {
     tokio::task::spawn_blocking(move || {
-        let look = view.look();
+        let look = view.look(hasty);
         (view, look)
     })
     .await

@@ -338,6 +338,25 @@ fn a_file_that_is_being_written_is_waited_for() {
     });
 }
 
+/// Two renames are not one: between them the object is in no file.
+#[test]
+fn what_moves_from_one_file_to_another_is_never_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+    fs::write(&a, service("one", 1) + &service("two", 2)).unwrap();
+    let mut view = View::new(dir.path().to_owned());
+    assert!(matches!(view.look(false), Look::Events(_)));
+    replace(&a, &(service("two", 22)));
+    assert!(matches!(view.look(true), Look::Fewer));
+    replace(&b, &service("one", 1));
+    let Look::Events(events) = view.look(true) else { panic!("everything is there") };
+    assert!(matches!(&events[..], [ObjectEvent::Applied(object)] if &*object.key().name == "two"), "{events:?}");
+    replace(&b, "");
+    let gone = [ObjectEvent::Deleted(Kind::Service, ObjectKey::new("default", "one"))];
+    assert!(matches!(view.look(true), Look::Fewer));
+    assert!(matches!(view.look(false), Look::Events(events) if events == gone));
+}
+
 #[test]
 fn what_cannot_be_read_at_start_is_an_error_that_names_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

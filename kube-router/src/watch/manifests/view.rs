@@ -25,6 +25,8 @@ pub(super) enum Look {
     Missing(String),
     /// As before.
     StillMissing,
+    /// A hasty look does not find everything that was said. Nothing is forgotten.
+    Fewer,
 }
 
 /// What is known of the manifests. `look` brings it up to date.
@@ -66,8 +68,8 @@ impl View {
         }
     }
 
-    /// Reads what is there now and returns what is new.
-    pub(super) fn look(&mut self) -> Look {
+    /// Reads what is there now and returns what is new. A hasty look takes nothing back.
+    pub(super) fn look(&mut self, hasty: bool) -> Look {
         let Found { files: paths, unreadable, .. } = match files::find(&self.root) {
             Ok(found) => found,
             Err(_) if self.missing => return Look::StillMissing,
@@ -89,6 +91,9 @@ impl View {
             .map(|(path, error)| (path.display().to_string(), format!("cannot be read: {error}")))
             .collect();
         let objects = self.merge(&mut rejected);
+        if hasty && self.complete && self.said.keys().any(|id| !objects.contains_key(id)) {
+            return Look::Fewer;
+        }
         let mut obscure: BTreeSet<Id> = self.files.values().flat_map(|file| &file.obscure).cloned().collect();
         obscure.retain(|id| !objects.contains_key(id));
         if !unreadable.is_empty() {

@@ -128,6 +128,7 @@ fn object() -> impl Strategy<Value = Object> {
             let [host_network, completed, terminating] = flags;
             Object::Pod(Pod {
                 key,
+                uid: None,
                 created_s,
                 labels: labels.into(),
                 node: node.map(Into::into),

@@ -90,5 +90,15 @@ fn no_source_outside_a_cluster_is_explained() {
 
 #[test]
 fn a_missing_recording_is_named() {
-    kube_router(&["replay", "--hostname-override=n1", "/nonexistent/record"]).refused(&["/nonexistent/record"]);
+    let said = kube_router(&["replay", "--hostname-override=n1", "/nonexistent/record"]);
+    said.refused(&["/nonexistent/record"]);
+    assert_eq!(said.stderr.matches("No such file").count(), 1, "{}", said.stderr);
+}
+
+#[test]
+fn a_recording_that_is_none_is_refused() {
+    let directory = directory(&[("objects.yaml", GOOD)]);
+    let path = directory.path().join("objects.yaml");
+    let file = path.to_str().unwrap();
+    kube_router(&["replay", "--hostname-override=n1", file]).refused(&[file, "is no recording"]);
 }

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Feed;
 use crate::{
@@ -12,7 +12,6 @@ use crate::{
     demo::{
         cast::{Cast, KUBERNETES, NodeRole, PodRole, SERVICE, SERVICE_RANGE},
         narrator::{Narrator, Place},
-        stage::NODE_PORT_RANGE,
     },
     lab::{Lab, Namespace},
 };
@@ -22,6 +21,12 @@ const MASTER: &str = "192.168.10.104";
 
 /// What the pods are said to run.
 const IMAGE: &str = "cloudnativelabs/whats-my-ip";
+
+/// Holds the service's node port, which the default range does not.
+const NODE_PORT_RANGE: &str = "30000-40000";
+
+/// What kubelets do.
+const STATUS: [&str; 6] = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "-f", "-"];
 
 /// What the agents may do.
 const RIGHTS: &str = "
@@ -67,8 +72,7 @@ impl ClusterFeed {
         // The kubelets' part, all of it in one command: kubectl takes seconds to start in an emulated machine.
         let statuses: Vec<String> =
             cast.nodes.iter().map(node_status).chain(cast.pods.iter().map(pod_status)).collect();
-        let apply = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "-f", "-"];
-        api.kubectl_with_input(&apply, &statuses.join("\n---\n"))?;
+        api.kubectl_with_input(&STATUS, &statuses.join("\n---\n"))?;
         let feed = ClusterFeed { api, master, ns, kubectl: programs()?.join("kubectl") };
         feed.kubectl(narrator, &["get", "pods", "-o", "wide"])?;
         feed.kubectl(narrator, &["get", "services", "-o", "wide"])?;
@@ -112,6 +116,21 @@ impl Feed for ClusterFeed {
     fn remove_pod(&mut self, narrator: &mut Narrator, pod: &PodRole) -> Result<()> {
         // There is no kubelet that would confirm the end.
         self.kubectl(narrator, &["delete", "pod", &pod.name, "--force", "--wait=false"])
+    }
+
+    fn add(&mut self, narrator: &mut Narrator, name: &str, objects: &[Value]) -> Result<()> {
+        let texts = |all: &[&Value]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n---\n");
+        self.api.apply(&texts(&objects.iter().collect::<Vec<_>>()))?;
+        let statuses: Vec<&Value> = objects.iter().filter(|object| object["status"].is_object()).collect();
+        self.api.kubectl_with_input(&STATUS, &texts(&statuses))?;
+        narrator.say(format_args!("objects        {} of {name}", objects.len()));
+        Ok(())
+    }
+
+    fn apply(&mut self, narrator: &mut Narrator, name: &str, yaml: &str) -> Result<()> {
+        self.api.apply(yaml)?;
+        let line = Narrator::line("kubectl", &["apply", "-f", &format!("{name}.yaml")]);
+        narrator.shown(&format!("master {MASTER}"), &line, yaml)
     }
 
     fn how_to_change(&self) -> String {

@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 
 use super::Feed;
 use crate::{
     demo::{
-        cast::{API_PORT, Cast, Document, KUBERNETES, PodRole, SERVICE, Scheduling},
+        cast::{API_PORT, Cast, Document, KUBERNETES, POD_PORT, PodRole, SERVICE, Scheduling},
         look,
         narrator::{Narrator, Place},
     },
@@ -50,10 +51,14 @@ impl ManifestFeed {
             let file = File::of(document);
             folder.put_text(&file.name, &file.yaml)?;
         }
+        for pod in &cast.pods {
+            folder.put(&pod_file(pod), &[pod_object(pod)])?;
+        }
         let serve = Serve::new().tcp(API_PORT);
         let masters: Result<Vec<Process>> =
             lab.nodes().map(|node| serve.start(&node.ns, &format!("master-{}", node.name))).collect();
-        narrator.say(format_args!("objects        {} files in {}", cast.documents.len(), folder.path().display()));
+        let files = cast.documents.len() + cast.pods.len();
+        narrator.say(format_args!("objects        {files} files in {}", folder.path().display()));
         let service = File::of(cast.document("Service", SERVICE)?);
         Ok(ManifestFeed {
             folder,
@@ -102,12 +107,49 @@ impl Feed for ManifestFeed {
         let kept = |line: &&str| !line.contains(&format!("name: {},", pod.name));
         let yaml: String = self.slice.yaml.lines().filter(kept).map(|line| format!("{line}\n")).collect();
         ensure!(yaml != self.slice.yaml, "{} is not in {}", pod.name, self.slice.name);
-        write(&self.folder, &mut self.slice, yaml, narrator)
+        write(&self.folder, &mut self.slice, yaml, narrator)?;
+        let file = pod_file(pod);
+        narrator.say(format_args!("{} is removed", self.folder.path().join(format!("{file}.json")).display()));
+        self.folder.remove(&file)
+    }
+
+    fn add(&mut self, narrator: &mut Narrator, name: &str, objects: &[Value]) -> Result<()> {
+        self.folder.put(name, objects)?;
+        narrator.say(format_args!("objects        {}", self.folder.path().join(format!("{name}.json")).display()));
+        Ok(())
+    }
+
+    fn apply(&mut self, narrator: &mut Narrator, name: &str, yaml: &str) -> Result<()> {
+        let file = format!("{name}.yaml");
+        self.folder.put_text(&file, yaml)?;
+        narrator.say(format_args!("{} appears:\n{}", self.folder.path().join(&file).display(), added(yaml)));
+        Ok(())
     }
 
     fn how_to_change(&self) -> String {
         format!("echo '  sessionAffinity: ClientIP' >> {}", self.folder.path().join(&self.service.name).display())
     }
+}
+
+fn added(yaml: &str) -> String {
+    changed("", yaml).collect::<Vec<_>>().join("\n")
+}
+
+/// Pods as the kubelets tell of them.
+fn pod_object(pod: &PodRole) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": pod.name, "namespace": "default", "labels": {"run": SERVICE}},
+        "spec": {
+            "nodeName": pod.node,
+            "containers": [{"name": SERVICE, "image": SERVICE, "ports": [{"containerPort": POD_PORT}]}],
+        },
+        "status": {"phase": "Running", "podIP": pod.address, "podIPs": [{"ip": pod.address}]},
+    })
+}
+
+fn pod_file(pod: &PodRole) -> String {
+    format!("pod-{}", pod.name)
 }
 
 /// Replaces a file and shows what is different.
@@ -143,8 +185,6 @@ fn edited(original: &str, scheduling: &Scheduling) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]

@@ -9,6 +9,7 @@ mod manifests;
 use std::net::IpAddr;
 
 use anyhow::Result;
+use serde_json::Value;
 
 use super::{
     cast::{Cast, PodRole},
@@ -34,6 +35,12 @@ pub trait Feed {
 
     /// The pod is no endpoint of the service any more.
     fn remove_pod(&mut self, narrator: &mut Narrator, pod: &PodRole) -> Result<()>;
+
+    /// Objects that appear, pods with their status.
+    fn add(&mut self, narrator: &mut Narrator, name: &str, objects: &[Value]) -> Result<()>;
+
+    /// An object as its user writes it, in front of the audience.
+    fn apply(&mut self, narrator: &mut Narrator, name: &str, yaml: &str) -> Result<()>;
 
     /// One line for somebody who stays: how to change the cluster.
     fn how_to_change(&self) -> String;

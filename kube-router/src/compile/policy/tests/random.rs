@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::world::*;
+use super::{
+    random_tiers::{POLICIES, cluster_policy},
+    world::*,
+};
 use crate::{
     compile::policy::model::Traffic,
     objects::{
@@ -17,7 +20,7 @@ use crate::{
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
 const KEYS: [&str; 3] = ["app", "tier", "kubernetes.io/metadata.name"];
 const VALUES: [&str; 4] = ["x", "y", "a", "b"];
-const NAMES: [&str; 2] = ["http", "dns"];
+pub const NAMES: [&str; 2] = ["http", "dns"];
 
 fn label() -> impl Strategy<Value = (&'static str, &'static str)> {
     (select(&KEYS[..2]), select(&VALUES[..]))
@@ -39,7 +42,7 @@ fn requirement() -> impl Strategy<Value = LabelRequirement> {
     })
 }
 
-fn selector() -> impl Strategy<Value = LabelSelector> {
+pub fn selector() -> impl Strategy<Value = LabelSelector> {
     (vec(label(), 0..2), vec(requirement(), 0..2)).prop_map(|(labels, expressions)| LabelSelector {
         match_labels: labels.into_iter().collect(),
         match_expressions: expressions.into(),
@@ -47,7 +50,7 @@ fn selector() -> impl Strategy<Value = LabelSelector> {
 }
 
 /// Mostly good ones, nested and not.
-const CIDRS: [&str; 16] = [
+pub const CIDRS: [&str; 16] = [
     "0.0.0.0/0",
     "10.0.0.0/8",
     "10.0.0.0/24",
@@ -182,8 +185,10 @@ fn namespace() -> impl Strategy<Value = Object> {
 }
 
 pub fn cluster() -> impl Strategy<Value = Vec<Object>> {
-    (vec(namespace(), 0..4), vec(a_pod(), 1..14), vec(policy(), 0..8))
-        .prop_map(|(namespaces, pods, policies)| namespaces.into_iter().chain(pods).chain(policies).collect())
+    let wide = prop_oneof![1 => Just(Vec::new()), 2 => vec(cluster_policy(), 1..4)];
+    (vec(namespace(), 0..4), vec(a_pod(), 1..14), vec(policy(), 0..8), wide).prop_map(
+        |(namespaces, pods, policies, wide)| namespaces.into_iter().chain(pods).chain(policies).chain(wide).collect(),
+    )
 }
 
 pub fn event() -> impl Strategy<Value = ObjectEvent> {
@@ -191,12 +196,14 @@ pub fn event() -> impl Strategy<Value = ObjectEvent> {
         (select(&NAMESPACES[..]), 0..6u8).prop_map(|(ns, n)| gone(Kind::Pod, ns, &format!("pod-{n}"))),
         (select(&NAMESPACES[..]), 1..5u8).prop_map(|(ns, n)| gone(Kind::NetworkPolicy, ns, &format!("p{n}"))),
         select(&NAMESPACES[..]).prop_map(|ns| gone(Kind::Namespace, "", ns)),
+        select(&POLICIES[..]).prop_map(|name| gone(Kind::ClusterNetworkPolicy, "", name)),
     ];
     prop_oneof![
         8 => a_pod().prop_map(applied),
         6 => policy().prop_map(applied),
         2 => namespace().prop_map(applied),
-        4 => deletion,
+        4 => cluster_policy().prop_map(applied),
+        5 => deletion,
     ]
 }
 

@@ -19,7 +19,7 @@ use crate::{
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const PODS: [&str; 3] = ["a", "b", "c"];
 
-fn ip_of(namespace: &str, name: &str) -> IpAddr {
+pub fn ip_of(namespace: &str, name: &str) -> IpAddr {
     let at = |list: [&str; 3], word| list.iter().position(|known| *known == word).unwrap() as u8;
     [10, 1, at(NAMESPACES, namespace), at(PODS, name) + 1].into()
 }
@@ -47,33 +47,33 @@ fn space(name: &str) -> Object {
     Object::Namespace(Namespace { key: ObjectKey::cluster(name), labels, isolation: None })
 }
 
-fn cluster() -> World {
+pub fn cluster() -> World {
     let pods = NAMESPACES.iter().flat_map(|ns| PODS.iter().map(|name| Object::Pod(a_pod(ns, name))));
     World::of(NAMESPACES.map(space).into_iter().chain(pods))
 }
 
 /// One packet: from pod `f` of namespace `fns` to pod `t` of namespace `tns`.
 #[derive(Clone, Copy, Debug)]
-struct Probe {
-    fns: &'static str,
-    f: &'static str,
-    tns: &'static str,
-    t: &'static str,
-    port: Traffic,
+pub struct Probe {
+    pub fns: &'static str,
+    pub f: &'static str,
+    pub tns: &'static str,
+    pub t: &'static str,
+    pub port: Traffic,
 }
 
 impl Probe {
-    fn from(&self, who: &str) -> bool {
+    pub fn from(&self, who: &str) -> bool {
         who == format!("{}/{}", self.fns, self.f)
     }
 
-    fn to(&self, who: &str) -> bool {
+    pub fn to(&self, who: &str) -> bool {
         who == format!("{}/{}", self.tns, self.t)
     }
 }
 
 /// Checks every pair of different pods on every port.
-fn expect(world: &World, what: &str, connects: impl Fn(Probe) -> bool) {
+pub fn expect(world: &World, what: &str, connects: impl Fn(Probe) -> bool) {
     for fns in NAMESPACES {
         for f in PODS {
             for tns in NAMESPACES {
@@ -343,6 +343,29 @@ fn a_namespace_of_old_is_isolated_by_its_annotation() {
     expect(&world, "a policy opens", |p| p.tns != "x" || p.t == "a" && p.port == tcp(80));
     world.send([applied(space("x"))]);
     expect(&world, "no annotation", |p| !p.to("x/a") || p.port == tcp(80));
+}
+
+/// Only of another node's pod is it known that it is behind no interface of this one.
+#[test]
+fn pods_of_other_nodes_are_marked() {
+    let mut world = cluster();
+    let mut far = a_pod("x", "b");
+    far.node = Some("elsewhere".into());
+    let all = policy("x", "p", "{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}");
+    world.send([applied(Object::Pod(far.clone())), applied(all)]);
+    let flags = |world: &World| ["a", "b"].map(|name| world.compiler.state().peer(address_of(ip_of("x", name))).flags);
+    let remote = kube_router_common::policy::Peer::REMOTE;
+    assert_eq!(flags(&world), [0, remote]);
+    // While both say they have it, either may.
+    let mut twin = a_pod("y", "b");
+    twin.ips = far.ips.clone();
+    world.send([applied(Object::Pod(twin))]);
+    assert_eq!(flags(&world), [0, 0]);
+    world.send([applied(Object::Pod(a_pod("y", "b")))]);
+    assert_eq!(flags(&world), [0, remote]);
+    far.node = None;
+    world.send([applied(Object::Pod(far))]);
+    assert_eq!(flags(&world), [0, 0]);
 }
 
 /// Pods in their node's network and the node itself have no labels; the node's addresses are marked, so that the programs

@@ -36,6 +36,7 @@ pub fn policy(namespace: &str, name: &str, spec: &str) -> Object {
 pub fn pod(namespace: &str, name: &str, ip: &str, labels: &[(&str, &str)]) -> Pod {
     Pod {
         key: ObjectKey::new(namespace, name),
+        uid: None,
         created_s: 0,
         labels: labels.iter().copied().collect(),
         node: Some(NODE.into()),
@@ -110,6 +111,7 @@ impl World {
         };
         let verdict = tables.verdict(question.pod, question.direction, question.peer, port)?;
         let rule = tables.rules.get(&verdict.rule).map(|rule| RuleRef {
+            tier: rule.tier,
             policy: rule.policy.clone(),
             direction: rule.direction,
             index: rule.index,

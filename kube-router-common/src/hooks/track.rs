@@ -1,0 +1,399 @@
+//! Flows and verdicts: a live flow passes, anything else is judged.
+
+use super::{Case, Count, World, count, fill, is_balanced, peer_of, pod::ingress_class};
+use crate::{
+    config::{Config, FragKey, FragPorts, note},
+    event::{BUCKET_FLOWS, EventHead},
+    flow::{ALL_PODS, Flow, FlowKey, Tcp, Want, has_place},
+    packet::{self, Icmp, Piece, protocol},
+    policy::{Address, NOT_ISOLATED, PORTLESS, Peer, Service, Verdict, judge, port_index},
+    reason::Reason,
+};
+
+/// What the flow table says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Live,
+    /// Live, and its egress verdict falls behind a load balancer.
+    Pending,
+    /// Of another generation; a copy is in `Case::flow`.
+    Old,
+}
+
+/// What the tables of policy say.
+#[derive(Clone, Copy)]
+struct Judged {
+    allowed: bool,
+    rule: u32,
+    class: u32,
+    pending: bool,
+    masqueraded: bool,
+}
+
+/// A later hook is to know that this pod sent the packet, and from which address.
+#[inline(always)]
+pub(super) fn note_origin<W: World>(world: &W, pod: u32, source: &Address) {
+    let origin = world.origin(pod);
+    let known = if source.is_v4() { &origin.v4 } else { &origin.v6 };
+    if known != source {
+        world.set_origin(pod, source);
+    }
+    world.set_note(pod as u16);
+}
+
+#[inline(always)]
+fn frag_key(case: &Case) -> FragKey {
+    let protocol = if case.ends.v4 { case.t.protocol } else { protocol::FRAGMENT };
+    let (source, destination) = (case.ends.source, case.ends.destination);
+    FragKey { source, destination, id: case.t.id, protocol: u32::from(protocol) }
+}
+
+/// A later fragment gets the ports of the first one, if that was allowed. Returns whether it passes whatever they are.
+#[inline(always)]
+fn read_fragment<W: World>(world: &W, case: &mut Case) -> bool {
+    case.ports_known = true;
+    if !matches!(case.t.piece, Piece::Later) {
+        return false;
+    }
+    let Some(ports) = world.fragment(&frag_key(case)) else {
+        case.ports_known = false;
+        return false;
+    };
+    (case.t.source_port, case.t.destination_port) = (ports.source, ports.destination);
+    case.t.protocol = ports.protocol as u8;
+    // Not the start of anything.
+    case.t.flags = Tcp::ACK;
+    ports.protocol & FragPorts::PASSES != 0
+}
+
+/// An allowed first fragment tells its ports to the later ones.
+#[inline(always)]
+fn tell_fragments<W: World>(world: &W, case: &Case) {
+    if matches!(case.t.piece, Piece::First) {
+        let (source, destination) = (case.t.source_port, case.t.destination_port);
+        let passes = if case.passes { FragPorts::PASSES } else { 0 };
+        let protocol = u32::from(case.t.protocol) | passes;
+        world.put_fragment(&frag_key(case), &FragPorts { source, destination, protocol });
+    }
+}
+
+/// A packet of a pod that some policy isolates.
+#[inline(always)]
+pub(super) fn track<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    (case.passes, case.is_allowed, case.is_old) = (false, false, false);
+    judge_packet(world, case)?;
+    tell_fragments(world, case);
+    Ok(())
+}
+
+#[inline(always)]
+fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    let egress = case.egress;
+    if read_fragment(world, case) {
+        return Ok(());
+    }
+
+    case.is_stateful = case.ports_known;
+    if matches!(case.t.protocol, protocol::ICMP | protocol::ICMPV6) && !matches!(case.t.piece, Piece::Later) {
+        match packet::icmp_kind(&case.ends, &case.t, !egress) {
+            Icmp::Always => {
+                case.passes = true;
+                return Ok(());
+            }
+            Icmp::Echo => case.is_allowed = true,
+            Icmp::EchoReply => {}
+            Icmp::Related if is_related(world, case) => return Ok(()),
+            Icmp::Related | Icmp::Other => case.is_stateful = false,
+        }
+    }
+
+    if egress {
+        (case.key.local, case.key.peer) = (case.ends.source, case.ends.destination);
+        (case.key.local_port, case.key.peer_port) = (case.t.source_port, case.t.destination_port);
+    } else {
+        (case.key.local, case.key.peer) = (case.ends.destination, case.ends.source);
+        (case.key.local_port, case.key.peer_port) = (case.t.destination_port, case.t.source_port);
+    }
+    (case.key.protocol, case.key.kind, case.key.pad) = (case.t.protocol, FlowKey::POD, 0);
+    case.now_s = world.now_s();
+    let found = if case.is_stateful { find(world, case) } else { Found::Nothing };
+    match found {
+        Found::Live => return Ok(()),
+        Found::Pending => {
+            if egress {
+                note_origin(world, case.pod, &case.key.local);
+            }
+            return Ok(());
+        }
+        Found::Old => case.is_old = true,
+        Found::Nothing => case.flow = Flow::default(),
+    }
+    begin(world, case)
+}
+
+/// The first packet of a flow, or of a flow since the policies changed.
+#[inline(always)]
+fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    let (egress, old, now_s) = (case.egress, case.is_old, case.now_s);
+    // Of TCP alone it can be told that a packet opens nothing.
+    let may_be_older = case.t.protocol == protocol::TCP && !Tcp::opens(case.t.flags);
+    let mut from_pod = if old { case.flow.is(Flow::FROM_POD) } else { egress };
+    let mut judged = decide(world, case, from_pod);
+    let own = case.is_own || (old && case.flow.is(Flow::OWN));
+    judged.allowed |= case.is_allowed || own;
+    if !judged.allowed && !old && may_be_older && now_s < case.config.learn_until_s {
+        // Perhaps a reply of what was there before us.
+        let reverse = decide(world, case, !from_pod);
+        if reverse.allowed {
+            (judged, from_pod) = (reverse, !from_pod);
+        }
+    }
+    world.count_rule(judged.rule);
+    (case.class, case.rule, case.egress) = (judged.class, judged.rule, from_pod);
+    if !judged.allowed {
+        if old {
+            forget(world, case);
+        }
+        return Err(Reason::Denied);
+    }
+    if case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
+        world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
+    }
+    if judged.pending && egress {
+        note_origin(world, case.pod, &case.key.local);
+    }
+    // The reply to an echo that was not seen leaves no trace either.
+    if !case.is_stateful || (case.t.protocol == protocol::ICMP && !case.is_allowed) {
+        return Ok(());
+    }
+    let replies = if from_pod { case.groups.ingress } else { case.groups.egress };
+    let needed = replies != NOT_ISOLATED;
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    case.flow.flags = (case.flow.flags & Flow::REPLIED)
+        | flag(from_pod, Flow::FROM_POD)
+        | flag(judged.pending, Flow::PENDING)
+        | flag(needed, Flow::NEEDED)
+        | flag(judged.masqueraded, Flow::MASQUERADED)
+        | flag(own, Flow::OWN);
+    (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
+    (case.flow.class, case.flow.rule) = (judged.class, judged.rule);
+    case.flow.see(case.t.protocol, case.t.flags, from_pod == egress, now_s);
+    let want = match (case.is_allowed, needed) {
+        (true, _) => Want::Uninvited,
+        (false, true) => Want::Needed,
+        (false, false) => Want::Spares,
+    };
+    if !keep(world, case, want) {
+        if needed {
+            return Err(Reason::TableFull);
+        }
+        count(world, case, Reason::Untracked);
+    }
+    Ok(())
+}
+
+/// Is the entry this very pod's? An address is a key only: pods come and go with it, several get what is sent to a group,
+/// and what is masqueraded shares the node's. An interface is never another pod's later; a number may be, after a while.
+/// Behind a load balancer there is but the number, so a packet that opens a connection is judged there.
+#[inline(always)]
+fn is_of<W: World>(world: &W, case: &Case, flow: &Flow) -> bool {
+    flow.pod == case.pod
+        && match case.key.kind {
+            FlowKey::BEHIND => case.t.protocol != protocol::TCP || !Tcp::opens(case.t.flags),
+            _ => flow.ifindex == world.ifindex(),
+        }
+}
+
+/// Looks `case.key` up and notes the packet in the entry.
+#[inline(always)]
+fn find<W: World>(world: &W, case: &mut Case) -> Found {
+    let (protocol, flags, egress, now_s) = (case.t.protocol, case.t.flags, case.egress, case.now_s);
+    let Some(mut flow) = world.flow(&case.key) else {
+        case.is_known = false;
+        return Found::Nothing;
+    };
+    let owner = flow.pod;
+    if !is_of(world, case, &flow) {
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Nothing;
+    }
+    let from_initiator = flow.is(Flow::FROM_POD) == egress;
+    // The one who answered opens a connection of its own: that is for the tables to judge.
+    let other_way = !from_initiator && protocol == protocol::TCP && Tcp::opens(flags);
+    if other_way || flow.is_over(protocol, now_s) {
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Nothing;
+    }
+    // What opens a connection may get to a process of this node now, which no later hook would see.
+    let anew = flow.is(Flow::PENDING) && protocol == protocol::TCP && Tcp::opens(flags);
+    if anew || (flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED)) {
+        case.flow = *flow;
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Old;
+    }
+    flow.see(protocol, flags, from_initiator, now_s);
+    if flow.is(Flow::PENDING) { Found::Pending } else { Found::Live }
+}
+
+/// Puts `case.flow` into the table, after [`find`]. False: no room, or no more for this pod. An entry that is there already
+/// gives its place; of another pod, it goes on counting as that one's until the agent counts again.
+#[inline(always)]
+fn keep<W: World>(world: &W, case: &Case, want: Want) -> bool {
+    if !case.is_known
+        && let Some(own) = world.flow_count(case.flow.pod)
+        && let Some(all) = world.flow_count(ALL_PODS)
+    {
+        if !has_place(own.get(), all.get(), case.config.max_flows, want) {
+            return false;
+        }
+        if world.add_flow(&case.key, &case.flow) {
+            own.add(1);
+            all.add(1);
+            return true;
+        }
+        // Full, or another processor was quicker with a packet of the same flow.
+    }
+    world.put_flow(&case.key, &case.flow)
+}
+
+/// Takes the entry that [`find`] saw out of the table.
+#[inline(always)]
+fn forget<W: World>(world: &W, case: &Case) {
+    if case.is_known && world.remove_flow(&case.key) {
+        for pod in [case.owner, ALL_PODS] {
+            if let Some(count) = world.flow_count(pod) {
+                count.add(-1);
+            }
+        }
+    }
+}
+
+/// Asks the tables of policy, in the direction of the flow's first packet.
+#[inline(always)]
+fn decide<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Judged {
+    let peer = peer_of(world, &case.key.peer);
+    let mut judged = Judged { allowed: true, rule: 0, class: peer.class, pending: false, masqueraded: false };
+    let (group, port) = if from_pod {
+        // At the node's own address nobody would look behind a load balancer that is gone.
+        let was_pending = case.flow.is(Flow::PENDING) && peer.flags & Peer::NODE == 0;
+        let (address, port) = (case.key.peer, case.key.peer_port);
+        let balanced = is_balanced(world, case, &peer, &address, port);
+        if case.ports_known && (was_pending || balanced) {
+            judged.pending = true;
+            if balanced {
+                judge_host(world, case, &mut judged);
+            }
+            return judged;
+        }
+        (case.groups.egress, case.key.peer_port)
+    } else {
+        if case.flow.is(Flow::MASQUERADED) && case.note == 0 {
+            (judged.class, judged.masqueraded) = (case.flow.class, true);
+        } else {
+            match ingress_class(world, peer, case.ends.v4, case.note) {
+                Some((class, masqueraded)) => (judged.class, judged.masqueraded) = (class, masqueraded),
+                None => return judged,
+            }
+        }
+        (case.groups.ingress, case.key.local_port)
+    };
+    let verdict = ask(world, case, group, judged.class, port);
+    (judged.allowed, judged.rule) = (verdict.allowed, verdict.rule);
+    judged
+}
+
+/// May the pod talk to the process of this node that a service may choose?
+#[inline(always)]
+fn judge_host<W: World>(world: &W, case: &Case, judged: &mut Judged) {
+    if case.service.host_port == 0 {
+        return;
+    }
+    judged.class = peer_of(world, &case.service.host).class;
+    let verdict = ask(world, case, case.groups.egress, judged.class, case.service.host_port);
+    judged.allowed = verdict.allowed && case.service.flags & Service::MORE == 0;
+    judged.rule = verdict.rule;
+}
+
+#[inline(always)]
+fn ask<W: World>(world: &W, case: &Case, group: u32, class: u32, port: u16) -> Verdict {
+    let ports = match port_index(case.t.protocol, port) {
+        Some(index) if case.ports_known => world.port_class(index),
+        _ => PORTLESS,
+    };
+    judge(group, class, ports, |key| world.row(key))
+}
+
+/// Is the packet that this ICMP error quotes one of a flow of this pod?
+#[inline(always)]
+fn is_related<W: World>(world: &W, case: &mut Case) -> bool {
+    if !packet::read_quoted(world, &case.ends, &case.t, &mut case.other) {
+        return false;
+    }
+    // An error that goes out quotes what the pod got; one that comes in, what it sent.
+    let local = if case.egress {
+        (case.other.local, case.other.peer) = (case.other.peer, case.other.local);
+        (case.other.local_port, case.other.peer_port) = (case.other.peer_port, case.other.local_port);
+        &case.ends.source
+    } else {
+        &case.ends.destination
+    };
+    if case.other.local != *local {
+        return false;
+    }
+    (case.other.kind, case.other.pad) = (FlowKey::POD, 0);
+    let (protocol, now_s) = (case.other.protocol, world.now_s());
+    let ifindex = world.ifindex();
+    let is_ours = |flow: &Flow| flow.pod == case.pod && flow.ifindex == ifindex;
+    world.flow(&case.other).is_some_and(|flow| is_ours(&flow) && !flow.is_over(protocol, now_s))
+}
+
+/// The egress verdict of pod `origin`, with the endpoint that a load balancer chose.
+#[inline(always)]
+pub(super) fn behind<W: World>(world: &W, case: &mut Case, origin: u32) -> Result<(), Reason> {
+    case.passes = false;
+    judge_behind(world, case, origin)?;
+    tell_fragments(world, case);
+    Ok(())
+}
+
+#[inline(always)]
+fn judge_behind<W: World>(world: &W, case: &mut Case, origin: u32) -> Result<(), Reason> {
+    read_fragment(world, case);
+    case.now_s = world.now_s();
+    (case.key.local, case.key.peer) = (case.ends.source, case.ends.destination);
+    (case.key.local_port, case.key.peer_port) = (case.t.source_port, case.t.destination_port);
+    (case.key.protocol, case.key.kind, case.key.pad) = (case.t.protocol, FlowKey::BEHIND, 0);
+    if case.ports_known && matches!(find(world, case), Found::Live) {
+        return Ok(());
+    }
+    // Nobody looked, if the ports are not known.
+    case.is_known &= case.ports_known;
+    let group = world.groups(origin).egress;
+    let class = peer_of(world, &case.key.peer).class;
+    let verdict = ask(world, case, group, class, case.key.peer_port);
+    world.count_rule(verdict.rule);
+    (case.class, case.rule) = (class, verdict.rule);
+    if !verdict.allowed {
+        forget(world, case);
+        return Err(Reason::Denied);
+    }
+    if case.ports_known {
+        case.flow = Flow {
+            generation: case.config.generation,
+            ifindex: world.ifindex(),
+            pod: origin,
+            class,
+            rule: verdict.rule,
+            flags: Flow::FROM_POD,
+            ..Flow::default()
+        };
+        case.flow.see(case.t.protocol, case.t.flags, true, case.now_s);
+        // Only spares the next packet this work; no room is no harm.
+        let _ = keep(world, case, Want::Spares);
+    }
+    Ok(())
+}
+
+/// Does the pod's number fit a note?
+const _: () = assert!(crate::policy::MAX_PODS - 1 <= note::LAST_POD as u32);

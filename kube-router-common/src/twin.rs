@@ -1,0 +1,369 @@
+//! The tables as plain collections, and a packet as a slice: the programs without the kernel.
+//!
+//! Same decisions, other effects: what a test asserts here, the BPF programs do, and a fuzz test holds the two against
+//! each other. Also answers what the live tables would do with a packet, if they are read into it.
+
+pub mod build;
+pub mod cases;
+pub mod fuzz;
+pub mod oracle;
+
+use core::{
+    cell::{Cell, RefCell, RefMut},
+    ops::DerefMut,
+};
+use std::{collections::BTreeMap, vec::Vec};
+
+use crate::{
+    answer,
+    config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount, note},
+    event::{BUCKET_ANSWERS, EventHead},
+    flow::{ALL_PODS, Flow, FlowKey},
+    hooks::{self, Action, Case, Count, Hook, World},
+    packet::{Bytes, ends, ethertype, transport},
+    policy::{
+        Address, CidrKey, DEFAULT_FLOWS, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service,
+        ServiceKey,
+    },
+    traffic::Traffic,
+};
+
+const LINK: usize = 14;
+
+/// What the maps hold.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    pub config: Config,
+    pub endpoints: BTreeMap<Address, Endpoint>,
+    pub pods: BTreeMap<u32, PodGroups>,
+    pub ifaces: BTreeMap<u32, Iface>,
+    pub peers: BTreeMap<Address, Peer>,
+    pub cidrs: BTreeMap<CidrKey, Peer>,
+    pub services: BTreeMap<ServiceKey, Service>,
+    pub ports: BTreeMap<u32, u32>,
+    pub policy: BTreeMap<PolicyKey, PolicyRow>,
+    pub flows: BTreeMap<FlowKey, Flow>,
+    /// As the programs count; [`Tables::count_flows`] after flows were written by hand.
+    pub flow_counts: BTreeMap<u32, i32>,
+    pub frags: BTreeMap<FragKey, FragPorts>,
+    pub origins: BTreeMap<u32, Origin>,
+    pub rules: BTreeMap<u32, RuleCount>,
+    pub drops: BTreeMap<DropKey, Traffic>,
+    /// Without time and captured bytes.
+    pub events: Vec<EventHead>,
+    pub max_flows: usize,
+    pub now_s: u32,
+    /// Are buckets empty?
+    pub exhausted: bool,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Tables {
+            config: Config::default(),
+            endpoints: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            ifaces: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            cidrs: BTreeMap::new(),
+            services: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            policy: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            flow_counts: BTreeMap::new(),
+            frags: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            events: Vec::new(),
+            max_flows: DEFAULT_FLOWS as usize,
+            now_s: 0,
+            exhausted: false,
+        }
+    }
+}
+
+/// A packet as a hook meets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// From the link-layer header on.
+    pub bytes: Vec<u8>,
+    pub ifindex: u32,
+    pub note: u16,
+    pub mark: u32,
+    /// Of a packet that no IP socket of this node built: where its device is to write a checksum, from the network header on.
+    pub checksum: Option<u32>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub action: Action,
+    /// After the hook.
+    pub note: u16,
+    pub mark: u32,
+    /// Of [`Action::Reject`], unless no answer is due or the allowance is used up.
+    pub answer: Option<Vec<u8>>,
+}
+
+impl Tables {
+    /// As the agent does from time to time.
+    pub fn count_flows(&mut self) {
+        self.flow_counts.clear();
+        for pod in self.flows.values().flat_map(|flow| [flow.pod, ALL_PODS]) {
+            *self.flow_counts.entry(pod).or_default() += 1;
+        }
+    }
+
+    pub fn run(&mut self, hook: Hook, packet: &Packet) -> Outcome {
+        let view = View {
+            packet,
+            note: Cell::new(packet.note),
+            mark: Cell::new(packet.mark),
+            tables: RefCell::new(core::mem::take(self)),
+        };
+        let case = &mut Case::default();
+        let action = match hook {
+            Hook::PodOut => hooks::pod_out(&view, case),
+            Hook::PodIn => hooks::pod_in(&view, case),
+            Hook::UplinkIn => hooks::uplink_in(&view, case),
+            Hook::UplinkOut => hooks::uplink_out(&view, case),
+        };
+        let answer = if action == Action::Reject { view.answer() } else { None };
+        let outcome = Outcome { action, note: view.note.get(), mark: view.mark.get(), answer };
+        *self = view.tables.into_inner();
+        outcome
+    }
+}
+
+struct View<'a> {
+    packet: &'a Packet,
+    note: Cell<u16>,
+    mark: Cell<u32>,
+    tables: RefCell<Tables>,
+}
+
+impl View<'_> {
+    fn answer(&self) -> Option<Vec<u8>> {
+        let v4 = self.ethertype() == ethertype::IPV4;
+        let ends = ends(self, v4).ok()?;
+        let t = transport(self, &ends).ok()?;
+        if !answer::is_due(self, &ends, &t) || !self.allowed(BUCKET_ANSWERS) {
+            return None;
+        }
+        let mut out = [0; answer::LONGEST];
+        answer::write(self, &ends, &t, &mut out)?;
+        Some(out[..answer::length(v4, t.protocol)].to_vec())
+    }
+}
+
+/// A pod's place among the counts.
+struct Counter<'a> {
+    tables: &'a RefCell<Tables>,
+    pod: u32,
+}
+
+impl Count for Counter<'_> {
+    fn get(&self) -> i32 {
+        self.tables.borrow().flow_counts.get(&self.pod).copied().unwrap_or_default()
+    }
+
+    fn add(&self, number: i32) {
+        *self.tables.borrow_mut().flow_counts.entry(self.pod).or_default() += number;
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+impl Bytes for View<'_> {
+    fn copy<const N: usize>(&self, at: u32, to: &mut [u8; N]) -> bool {
+        match part(&self.packet.bytes, LINK + at as usize) {
+            Some(bytes) => {
+                *to = bytes;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn link<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        part(&self.packet.bytes, at as usize)
+    }
+
+    fn net_length(&self) -> u32 {
+        self.packet.bytes.len().saturating_sub(LINK) as u32
+    }
+
+    /// As eth_type_trans of net/ethernet/eth.c: below 1,536 it is a length.
+    fn ethertype(&self) -> u16 {
+        const ETH_P_802_2: u16 = 4;
+        let kind = u16::from_be_bytes(part(&self.packet.bytes, 12).unwrap_or_default());
+        if kind >= 0x0600 { kind } else { ETH_P_802_2 }
+    }
+
+    fn is_tagged(&self) -> bool {
+        false
+    }
+
+    fn is_priority_tagged(&self) -> bool {
+        false
+    }
+}
+
+impl World for View<'_> {
+    fn length(&self) -> u32 {
+        self.packet.bytes.len() as u32
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.packet.ifindex
+    }
+
+    fn note(&self) -> u16 {
+        self.note.get()
+    }
+
+    fn set_note(&self, note: u16) {
+        self.note.set(note);
+    }
+
+    fn mark(&self) -> u32 {
+        self.mark.get() & note::MARK_MASK
+    }
+
+    fn clear_mark(&self) {
+        self.mark.set(0);
+    }
+
+    fn has_foreign_socket(&self) -> bool {
+        self.packet.checksum.is_some()
+    }
+
+    fn has_changes_before(&self, at: u32) -> bool {
+        self.packet.checksum.is_some_and(|place| place < at)
+    }
+
+    fn now_s(&self) -> u32 {
+        self.tables.borrow().now_s
+    }
+
+    fn config(&self) -> Config {
+        self.tables.borrow().config
+    }
+
+    fn endpoint(&self, address: &Address) -> Option<Endpoint> {
+        self.tables.borrow().endpoints.get(address).copied()
+    }
+
+    fn iface(&self, ifindex: u32) -> Option<Iface> {
+        self.tables.borrow().ifaces.get(&ifindex).copied()
+    }
+
+    fn groups(&self, pod: u32) -> PodGroups {
+        self.tables.borrow().pods.get(&pod).copied().unwrap_or_default()
+    }
+
+    fn peer(&self, address: &Address) -> Option<Peer> {
+        self.tables.borrow().peers.get(address).copied()
+    }
+
+    fn prefix(&self, key: &CidrKey) -> Option<Peer> {
+        let tables = self.tables.borrow();
+        let covers = |prefix: &CidrKey| {
+            let bits = u128::from_be_bytes(prefix.address.0) ^ u128::from_be_bytes(key.address.0);
+            let length = prefix.length.saturating_sub(32);
+            prefix.family == key.family && bits.checked_shr(128 - length).unwrap_or(0) == 0
+        };
+        let best = tables.cidrs.iter().filter(|(prefix, _)| covers(prefix)).max_by_key(|(prefix, _)| prefix.length);
+        best.map(|(_, peer)| *peer)
+    }
+
+    fn service(&self, key: &ServiceKey, to: &mut Service) -> bool {
+        let found = self.tables.borrow().services.get(key).copied();
+        *to = found.unwrap_or(*to);
+        found.is_some()
+    }
+
+    fn port_class(&self, index: u32) -> u32 {
+        self.tables.borrow().ports.get(&index).copied().unwrap_or_default()
+    }
+
+    fn row(&self, key: &PolicyKey) -> Option<PolicyRow> {
+        self.tables.borrow().policy.get(key).copied()
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {
+        RefMut::filter_map(self.tables.borrow_mut(), |tables| tables.flows.get_mut(key)).ok()
+    }
+
+    fn put_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let mut tables = self.tables.borrow_mut();
+        let room = tables.flows.contains_key(key) || tables.flows.len() < tables.max_flows;
+        if room {
+            tables.flows.insert(*key, *flow);
+        }
+        room
+    }
+
+    fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let is_there = self.tables.borrow().flows.contains_key(key);
+        !is_there && self.put_flow(key, flow)
+    }
+
+    fn remove_flow(&self, key: &FlowKey) -> bool {
+        self.tables.borrow_mut().flows.remove(key).is_some()
+    }
+
+    fn flow_count(&self, pod: u32) -> Option<impl Count> {
+        Some(Counter { tables: &self.tables, pod })
+    }
+
+    fn fragment(&self, key: &FragKey) -> Option<FragPorts> {
+        self.tables.borrow().frags.get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragKey, ports: &FragPorts) {
+        self.tables.borrow_mut().frags.insert(*key, *ports);
+    }
+
+    fn origin(&self, pod: u32) -> Origin {
+        self.tables.borrow().origins.get(&pod).copied().unwrap_or_default()
+    }
+
+    fn set_origin(&self, pod: u32, address: &Address) {
+        let mut tables = self.tables.borrow_mut();
+        let origin = tables.origins.entry(pod).or_default();
+        if address.is_v4() {
+            origin.v4 = *address;
+        } else {
+            origin.v6 = *address;
+        }
+    }
+
+    fn count_rule(&self, rule: u32) {
+        let rule = if rule < MAX_RULES { rule } else { 0 };
+        let bytes = u64::from(self.length());
+        let mut tables = self.tables.borrow_mut();
+        let count = tables.rules.entry(rule).or_default();
+        (count.flows, count.bytes) = (count.flows + 1, count.bytes + bytes);
+    }
+
+    fn count_drop(&self, key: &DropKey) {
+        let packet = Traffic { packets: 1, bytes: u64::from(self.length()) };
+        let mut tables = self.tables.borrow_mut();
+        let count = tables.drops.entry(*key).or_default();
+        *count = count.plus(packet);
+    }
+
+    fn allowed(&self, _bucket: u32) -> bool {
+        !self.tables.borrow().exhausted
+    }
+
+    fn record(&self, fill: impl FnOnce(&mut EventHead)) {
+        let mut head = EventHead::default();
+        fill(&mut head);
+        self.tables.borrow_mut().events.push(head);
+    }
+}

@@ -1,0 +1,118 @@
+//! Other sizes than those of the maps that are pinned.
+//!
+//! The problem: a map keeps its size, and programs keep their maps. So there are new maps and new programs beside the old
+//! ones, as for another schema: what is pinned gets the name of one, goes on judging while the new programs are attached,
+//! and is removed when everything is in force (`stale.rs`). As rows mean the same in both, the new tables begin as a
+//! copy of the old ones, with live flows; then this is a restart like any other.
+//!
+//! Rows that do not fit, as the tables get smaller, are no reason to keep the old ones: then nothing is copied and the
+//! new tables are written from the beginning, as for another schema.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use kube_router_common::config::Config;
+use tracing::{info, warn};
+
+use super::{
+    BpfError, Tables,
+    object::{self, Fit},
+    root,
+    table::{Row, Table},
+};
+
+/// Moves what is pinned out of the way if its sizes are not these; says where it is then.
+pub fn make_way(base: &Path, entries: &BTreeMap<&'static str, u32>) -> Result<Option<PathBuf>, BpfError> {
+    let object = object::embedded().ok_or(BpfError::NoObject)?;
+    let pins = root(base);
+    let Fit::Resized { map, pinned, wanted } = object::fit(object, &pins, entries)? else { return Ok(None) };
+    // Numbers that no schema has; more than one is taken if an agent ended before all was in force.
+    let mut names = std::iter::once(0).chain((0..=u32::MAX).rev()).map(|number| base.join(format!("v{number}")));
+    let Some(old) = names.find(|name| !name.exists()) else { return Ok(None) };
+    fs::rename(&pins, &old).map_err(|source| BpfError::Pin { path: pins, source })?;
+    info!(map, pinned, wanted, old = %old.display(), "tables get another size; the old ones judge until the new ones do");
+    Ok(Some(old))
+}
+
+/// Copies the rows of `old`, if all of them fit. Returns its tables then, for [`take_over_flows`]. Until `learn_until_s` replies of
+/// connections that began meanwhile are looked for.
+pub fn take_over(old: &Path, to: &Tables, learn_until_s: u32) -> Result<Option<Tables>, BpfError> {
+    let from = match Tables::open(old) {
+        Ok(from) => from,
+        Err(error) => {
+            warn!(%error, "the tables are of an older agent; they are written anew");
+            return Ok(None);
+        }
+    };
+    if let Some(map) = first_too_small(&from, to)? {
+        warn!(map, "rows do not fit the table's new size; tables are written anew");
+        return Ok(None);
+    }
+    copy(&from.policy, &to.policy)?;
+    copy_used(&from.ports, &to.ports)?;
+    copy(&from.cidrs, &to.cidrs)?;
+    copy(&from.peers, &to.peers)?;
+    copy_used(&from.pods, &to.pods)?;
+    copy_used(&from.rules, &to.rules)?;
+    copy_used(&from.origins, &to.origins)?;
+    copy(&from.services, &to.services)?;
+    copy(&from.endpoints, &to.endpoints)?;
+    copy(&from.ifaces, &to.ifaces)?;
+    copy(&from.frags, &to.frags)?;
+    copy(&from.flows, &to.flows)?;
+    // Last: whoever finds it finds all.
+    to.set_config(&Config { learn_until_s, ..from.config()? })?;
+    Ok(Some(from))
+}
+
+/// Adds flows that began since the copy; those that are known by now stay as they are. A full table takes no more.
+pub fn take_over_flows(from: &Tables, to: &Tables) -> Result<(), BpfError> {
+    for (key, flow) in from.flows.read_all()? {
+        match to.flows.insert(&key, &flow) {
+            Err(error) if error.is_full() => break,
+            other => drop(other?),
+        }
+    }
+    to.count_flows()
+}
+
+fn first_too_small(from: &Tables, to: &Tables) -> Result<Option<&'static str>, BpfError> {
+    fn rows<K: Row, V: Row>(from: &Table<K, V>, to: &Table<K, V>) -> Result<Option<&'static str>, BpfError> {
+        Ok((from.read_all()?.len() > to.max_entries() as usize).then_some(to.name()))
+    }
+    fn numbers<V: Row>(from: &Table<u32, V>, to: &Table<u32, V>) -> Result<Option<&'static str>, BpfError> {
+        Ok(used(from)?.last().is_some_and(|(number, _)| *number >= to.max_entries()).then_some(to.name()))
+    }
+    let small = [
+        rows(&from.policy, &to.policy)?,
+        rows(&from.cidrs, &to.cidrs)?,
+        rows(&from.peers, &to.peers)?,
+        rows(&from.services, &to.services)?,
+        rows(&from.endpoints, &to.endpoints)?,
+        rows(&from.ifaces, &to.ifaces)?,
+        rows(&from.flows, &to.flows)?,
+        numbers(&from.pods, &to.pods)?,
+        numbers(&from.rules, &to.rules)?,
+        numbers(&from.origins, &to.origins)?,
+    ];
+    Ok(small.into_iter().flatten().next())
+}
+
+/// Elements of an array that are not as they began, in order.
+fn used<V: Row>(table: &Table<u32, V>) -> Result<Vec<(u32, V)>, BpfError> {
+    let mut rows = table.read_all()?;
+    rows.retain(|(_, value)| value.as_bytes().iter().any(|byte| *byte != 0));
+    rows.sort_unstable_by_key(|(number, _)| *number);
+    Ok(rows)
+}
+
+fn copy_used<V: Row>(from: &Table<u32, V>, to: &Table<u32, V>) -> Result<(), BpfError> {
+    to.put_all(&used(from)?)
+}
+
+fn copy<K: Row, V: Row>(from: &Table<K, V>, to: &Table<K, V>) -> Result<(), BpfError> {
+    to.put_all(&from.read_all()?)
+}

@@ -1,0 +1,67 @@
+//! The plane of network policy in memory, with a failure at any order. For tests.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use super::{PlaneError, PolicyPlane};
+use crate::{
+    compile::links::{Links, PodLink},
+    plan::enforcement::{ObservedPolicy, PolicyOrder},
+};
+
+#[derive(Debug, Default)]
+pub struct FakePolicyState {
+    pub kernel: ObservedPolicy,
+    /// Orders carried out.
+    pub log: Vec<PolicyOrder>,
+    /// Orders seen so far, failed ones included.
+    pub seen: usize,
+    /// Errno at the n-th order.
+    pub faults: BTreeMap<usize, i32>,
+    pub broken_observations: usize,
+    pub settled: usize,
+}
+
+/// A handle; clones share the kernel.
+#[derive(Clone, Debug, Default)]
+pub struct FakePolicy(pub Rc<RefCell<FakePolicyState>>);
+
+fn broken(errno: i32) -> PlaneError {
+    PlaneError::Io { what: "fake".into(), source: std::io::Error::from_raw_os_error(errno) }
+}
+
+impl PolicyPlane for FakePolicy {
+    fn observe(&mut self) -> Result<ObservedPolicy, PlaneError> {
+        let mut state = self.0.borrow_mut();
+        if state.broken_observations > 0 {
+            state.broken_observations -= 1;
+            return Err(broken(libc::ENOBUFS));
+        }
+        Ok(state.kernel.clone())
+    }
+
+    fn links(&mut self) -> Result<Links, PlaneError> {
+        Ok(self.0.borrow().kernel.links.clone())
+    }
+
+    fn link(&mut self, index: u32) -> Result<Option<PodLink>, PlaneError> {
+        Ok(self.0.borrow().kernel.links.pods.get(&index).cloned())
+    }
+
+    fn apply(&mut self, orders: &[PolicyOrder]) -> (usize, Result<(), PlaneError>) {
+        let mut state = self.0.borrow_mut();
+        for (done, order) in orders.iter().enumerate() {
+            let number = state.seen;
+            state.seen += 1;
+            if let Some(errno) = state.faults.remove(&number) {
+                return (done, Err(broken(errno)));
+            }
+            state.kernel.carry_out(order);
+            state.log.push(order.clone());
+        }
+        (orders.len(), Ok(()))
+    }
+
+    fn settled(&mut self) {
+        self.0.borrow_mut().settled += 1;
+    }
+}

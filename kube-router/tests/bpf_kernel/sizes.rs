@@ -1,0 +1,123 @@
+//! Other sizes while maps are pinned and in force: nothing that is known is lost, and what does not fit is not guessed.
+
+use std::path::PathBuf;
+
+use kube_router::apply::{
+    PolicyPlane,
+    bpf::{BpfError, Dataplane, KernelPolicy, Options, Tables, entries, now_s},
+};
+use kube_router_common::{
+    config::{Config, Iface},
+    flow::{Flow, FlowKey, Tcp},
+    names,
+    policy::{ANY, Endpoint, Peer, PodGroups, PolicyKey, PolicyRow},
+    sizes::Sizes,
+};
+
+use crate::{
+    alone,
+    net::{Pins, address},
+};
+
+const SMALL: Sizes = Sizes { flows: 1_024, pods: 64, peers: 1_024, services: 1_024, rows: 1_024 };
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+fn base(pins: &Pins) -> PathBuf {
+    pins.root().parent().expect("a base").to_owned()
+}
+
+fn flow_key(port: u16) -> FlowKey {
+    let (local, peer) = (address("10.244.1.11"), address("10.244.2.21"));
+    FlowKey { local, peer, local_port: 8080, peer_port: port, protocol: 17, ..FlowKey::default() }
+}
+
+fn flow() -> Flow {
+    let (flags, state) = (Flow::REPLIED | Flow::NEEDED, Tcp::NONE);
+    Flow { last_seen_s: now_s(), generation: 9, ifindex: 12, pod: 7, flags, state, ..Flow::default() }
+}
+
+fn fill(tables: &Tables) {
+    let own = address("10.244.1.11");
+    tables.endpoints.put(&own, &Endpoint { pod: 7, ifindex: 12, mac: MAC, pad: [0; 2] }).expect("endpoint");
+    tables.pods.put(&7, &PodGroups { ingress: 3, egress: 0 }).expect("pod");
+    tables.ifaces.put(&12, &Iface { mac: MAC, flags: Iface::PUBLISHED, pod: 7 }).expect("iface");
+    tables.peers.put(&address("10.244.2.21"), &Peer { class: 4, flags: 0 }).expect("peer");
+    tables.ports.put(&8080, &5).expect("port");
+    let row = PolicyRow { verdict: PolicyRow::ALLOW, rule: 2 };
+    tables.policy.put(&PolicyKey { group: 3, class: 4, ports: ANY }, &row).expect("row");
+    tables.flows.put(&flow_key(1), &flow()).expect("flow");
+    tables.set_config(&Config { generation: 9, flags: Config::SILENT, ..Config::default() }).expect("config");
+}
+
+fn versions(pins: &Pins) -> Vec<String> {
+    let entries = std::fs::read_dir(base(pins)).expect("base").map(|entry| entry.expect("entry").file_name());
+    let mut names: Vec<String> = entries.filter_map(|name| name.into_string().ok()).collect();
+    names.retain(|name| name.starts_with('v'));
+    names.sort();
+    names
+}
+
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter another_size"]
+fn another_size_takes_over_what_the_old_tables_hold() {
+    let _alone = alone();
+    let pins = Pins::new();
+    let mut plane = KernelPolicy::open(&base(&pins), entries(&SMALL)).expect("opens");
+    fill(plane.dataplane().tables());
+    let before = plane.observe().expect("tables").tables;
+    drop(plane);
+
+    // Whoever does not make way is told.
+    let large = entries(&Sizes::default());
+    let options = Options { pins: Some(pins.root()), entries: large.clone() };
+    let error = Dataplane::load(&options).map(drop).expect_err("other sizes");
+    assert!(matches!(error, BpfError::Pinned { .. }) && error.to_string().contains("--cleanup-config"), "{error}");
+
+    let mut plane = KernelPolicy::open(&base(&pins), large).expect("opens");
+    assert_eq!(versions(&pins), ["v0", "v1"], "the old tables judge until the new ones do");
+    assert_eq!(plane.observe().expect("tables").tables, before);
+    for map in names::MAPS {
+        if let Some(size) = Sizes::default().of(map) {
+            let shown = crate::run("bpftool", &format!("-j map show pinned {}/{map}", pins.root().display()));
+            let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+            assert_eq!(shown["max_entries"], size, "{map}");
+        }
+    }
+    // A flow that began while programs were being exchanged, and one that went on.
+    let old = Tables::open(&base(&pins).join("v0")).expect("old tables");
+    old.flows.put(&flow_key(2), &flow()).expect("flow");
+    let tables = plane.dataplane().tables();
+    let config = tables.config().expect("config");
+    assert_eq!((config.generation, config.flags), (10, Config::SILENT));
+    assert!(config.learn_until_s > now_s());
+    let newer = Flow { last_seen_s: now_s() + 1, ..flow() };
+    tables.flows.put(&flow_key(1), &newer).expect("flow");
+    plane.settled();
+    assert_eq!(versions(&pins), ["v1"]);
+    let tables = plane.dataplane().tables();
+    assert_eq!(tables.flows.get(&flow_key(1)).expect("read"), Some(newer), "what goes on is not set back");
+    assert!(tables.flows.get(&flow_key(2)).expect("read").is_some(), "UDP too");
+}
+
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter does_not_fit"]
+fn what_does_not_fit_is_written_anew() {
+    let _alone = alone();
+    let pins = Pins::new();
+    let mut plane = KernelPolicy::open(&base(&pins), entries(&Sizes { pods: 128, ..SMALL })).expect("opens");
+    fill(plane.dataplane().tables());
+    let groups = PodGroups { ingress: 3, egress: 0 };
+    plane.dataplane().tables().pods.put(&100, &groups).expect("a pod with a high number");
+    drop(plane);
+    let mut plane = KernelPolicy::open(&base(&pins), entries(&SMALL)).expect("opens");
+    let tables = plane.dataplane().tables();
+    assert!(tables.policy.read_all().expect("rows").is_empty() && tables.flows.read_all().expect("flows").is_empty());
+    let config = tables.config().expect("config");
+    assert!(config.generation == 1 && config.learn_until_s > now_s());
+    drop(plane);
+    // It ended before all was in force, and the next one has yet another size.
+    let mut plane = KernelPolicy::open(&base(&pins), entries(&Sizes { flows: 2_048, ..SMALL })).expect("opens");
+    assert_eq!(versions(&pins), ["v0", "v1", "v4294967295"]);
+    plane.settled();
+    assert_eq!(versions(&pins), ["v1"]);
+}

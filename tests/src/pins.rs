@@ -1,0 +1,70 @@
+//! A directory of the BPF file system for one agent. Dropping it takes programs and tables away.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result};
+use kube_router::apply::bpf;
+use kube_router_common::config::SCHEMA;
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+pub struct Pins(PathBuf);
+
+impl Pins {
+    pub fn new() -> Result<Pins> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !Path::new("/proc/mounts").exists() || !fs::read_to_string("/proc/mounts")?.contains(" /sys/fs/bpf bpf ") {
+            let mounted = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status();
+            mounted.context("mounting a BPF file system (needs root)")?;
+        }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = PathBuf::from(format!("{BPFFS}/kr-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Pins(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// `--bpf-directory=<directory>`
+    pub fn flag(&self) -> String {
+        format!("--bpf-directory={}", self.0.display())
+    }
+
+    /// Makes what an agent left look like another schema's: the next one must neither use nor overlook it.
+    pub fn age(&self) -> Result<()> {
+        let older = self.older();
+        fs::rename(bpf::root(&self.0), &older).with_context(|| format!("making {}", older.display()))
+    }
+
+    /// Where the schema before ours would be.
+    pub fn older(&self) -> PathBuf {
+        self.0.join(format!("v{}", SCHEMA - 1))
+    }
+
+    /// The pin of a map or program of the schema in use.
+    pub fn of(&self, name: &str) -> PathBuf {
+        let schema = fs::read_dir(&self.0).ok().and_then(|mut entries| entries.next()?.ok());
+        schema.map_or_else(|| self.0.clone(), |schema| schema.path()).join(name)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn remove(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { remove(&path) } else { drop(fs::remove_file(&path)) }
+    }
+    let _ = fs::remove_dir(directory);
+}

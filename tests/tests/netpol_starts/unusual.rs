@@ -1,0 +1,176 @@
+//! Starts that do not go as they usually do: news of the pod is late or old, or there is no agent.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use kube_router_tests::{probe::FirstTry, process::eventually};
+use serde_json::json;
+
+use crate::field::{Added, Field, LONG, Start, object};
+
+/// All its first packets pass, both ways.
+#[track_caller]
+fn expect_open(field: &Field, pod: &Start, added: &Added) {
+    for (way, tries) in [("in", field.knock(added)), ("out", field.call_out(pod))] {
+        assert!(tries.iter().all(|one| matches!(one, Ok(FirstTry { again: 0, .. }))), "{} {way}: {tries:#?}", pod.name);
+    }
+}
+
+#[track_caller]
+fn expect_shut(field: &Field, added: &Added) {
+    assert!(field.knock(added).iter().all(Result::is_err));
+}
+
+#[track_caller]
+fn expect_open_soon(field: &Field, pod: &Start, added: &Added) {
+    let open = || field.knock(added).iter().all(Result::is_ok);
+    eventually("the client reaches the pod", LONG, open).unwrap();
+    expect_open(field, pod, added);
+}
+
+#[track_caller]
+fn end(field: &Field, pod: &Start, added: &Added) {
+    field.del(pod, added);
+    assert_eq!(pod.heard(added).1, 0, "{}: packets of those who are kept out", pod.name);
+}
+
+fn waits(added: &Added) -> bool {
+    added.said.stderr.contains("nothing passes until")
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test --tier 3 --filter netpol_starts"]
+fn news_of_a_pod_is_late_or_old() {
+    let field = Field::new("npl");
+
+    // ADD waits for it.
+    let pod = field.sandbox("late");
+    let added = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(1_000));
+            field.tell(&pod, &[]);
+        });
+        field.add(&pod)
+    });
+    assert!(!waits(&added) && added.said.took > Duration::from_millis(500), "{:?}", added.said);
+    expect_open(&field, &pod, &added);
+    end(&field, &pod, &added);
+    field.forget(&pod);
+
+    // ADD waited long enough.
+    let pod = field.sandbox("later");
+    let added = field.add(&pod);
+    assert!(waits(&added), "{:?}", added.said);
+    expect_shut(&field, &added);
+    field.tell(&pod, &[]);
+    expect_open_soon(&field, &pod, &added);
+    end(&field, &pod, &added);
+
+    // The sandbox failed; the next one of the same pod has another address.
+    let mut again = field.sandbox("later");
+    again.uid.clone_from(&pod.uid);
+    let second = field.add(&again);
+    assert_ne!(second.said.addresses(), added.said.addresses());
+    assert_eq!(second.said.stderr, "");
+    expect_open(&field, &again, &second);
+    end(&field, &again, &second);
+    field.forget(&again);
+
+    // The API server tells an address from before a reboot.
+    let pod = field.sandbox("rebooted");
+    field.tell(&pod, &["10.246.1.99".into(), "fd00:10:246:1::99".into()]);
+    let added = field.add(&pod);
+    assert_eq!(added.said.stderr, "");
+    expect_open(&field, &pod, &added);
+    end(&field, &pod, &added);
+    field.forget(&pod);
+
+    // The last pod of that name was open to everybody, and had the same address.
+    let pod = field.sandbox("web-0");
+    let addresses = ["10.246.1.30", "fd00:10:246:1::1e"].map(String::from);
+    field.manifests.put("web-0", &[object(&pod, "open", "00000000-0000-4000-9000-000000000001", &addresses)]).unwrap();
+    let mut chain = field.chain.clone();
+    chain.plugins[0]["runtimeConfig"] = json!({"ips": ["10.246.1.30/24", "fd00:10:246:1::1e/64"]});
+    // Time for the agent to see the interface before the plugin tells whose it is.
+    chain.pause = Duration::from_millis(300);
+    let added = field.add_by(&chain, &pod);
+    assert_eq!(added.said.addresses(), addresses);
+    assert!(waits(&added), "judged as the old pod: {:?}", added.said);
+    expect_shut(&field, &added);
+    field.tell(&pod, &[]);
+    expect_open_soon(&field, &pod, &added);
+    end(&field, &pod, &added);
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test --tier 3 --filter netpol_starts"]
+fn the_agent_goes_and_comes_back() {
+    let mut field = Field::new("npg");
+
+    // In the middle of an ADD that waits.
+    let pod = field.sandbox("amid");
+    let agent = field.agent.as_ref().expect("it runs").id();
+    let added = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(800));
+            end_process(agent);
+        });
+        field.add(&pod)
+    });
+    field.kill_agent();
+    assert!(waits(&added), "{:?}", added.said);
+    field.tell(&pod, &[]);
+
+    // Absent.
+    let absent: Vec<(Start, Added)> = (0..4)
+        .map(|number| {
+            let pod = field.sandbox(&format!("absent-{number}"));
+            field.tell(&pod, &[]);
+            let added = field.add(&pod);
+            assert!(waits(&added), "{:?}", added.said);
+            (pod, added)
+        })
+        .collect();
+    expect_shut(&field, &absent[0].1);
+    let begin = Instant::now();
+    field.start_agent();
+    println!("an agent was ready after {:?}", begin.elapsed());
+    // Kubelet tells the addresses, as it does whatever the network makes of the pod.
+    for (pod, added) in absent.iter().chain([&(pod, added)]) {
+        field.tell(pod, &added.said.addresses());
+        expect_open_soon(&field, pod, added);
+        end(&field, pod, added);
+        field.forget(pod);
+    }
+
+    // A pod whose address the API server does not know when the agent restarts, be it of another schema.
+    let pod = field.sandbox("young");
+    field.tell(&pod, &[]);
+    let added = field.add(&pod);
+    expect_open(&field, &pod, &added);
+    let kept = field.knock(&added);
+    for other_schema in [false, true] {
+        field.kill_agent();
+        if other_schema {
+            field.pins.age().unwrap();
+        }
+        field.start_agent();
+        let alive = |one: &Result<FirstTry, _>| one.as_ref().is_ok_and(|one| one.is_alive(LONG));
+        assert!(kept.iter().all(alive), "other schema: {other_schema}");
+        expect_open(&field, &pod, &added);
+        field.node.ns.run(|| field.chain.last("CHECK", pod.container(), &added.said.json)).unwrap().done();
+    }
+    drop(kept);
+    end(&field, &pod, &added);
+}
+
+/// One that this test started.
+fn end_process(id: u32) {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    kill(Pid::from_raw(id.cast_signed()), Signal::SIGKILL).unwrap();
+}
