@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     fs::{self, File},
+    io,
     net::IpAddr,
     os::unix::fs::MetadataExt,
 };
@@ -16,7 +17,8 @@ use kube_router::{
     apply::{
         bpf::{BpfError, Pinned},
         net::{
-            pod_end::{self, PodEndError},
+            announce::announce as announce_inside,
+            pod_end::{self, PodEnd, PodEndError},
             pod_links::PodLinks,
         },
     },
@@ -32,7 +34,7 @@ use crate::{Code, Error, invocation::Target};
 pub struct Veth {
     pub namespace: Namespace,
     pub host: HostEnd,
-    pub mac: [u8; 6],
+    pub pod: PodEnd,
     /// That the pod's end has, whoever gave them.
     pub addresses: BTreeSet<IpAddr>,
     /// Of the node's end.
@@ -51,7 +53,7 @@ pub fn look(target: &Target) -> Result<Veth, Error> {
     if own.is_ok_and(|own| own == inode) {
         return Err(unusable(&"it is the node's own namespace; pods with hostNetwork need no plugin"));
     }
-    let io = |error: &dyn fmt::Display| Error::new(Code::Io, format!("{name} cannot be looked up")).with(error);
+    let failed = |error: &dyn fmt::Display| Error::new(Code::Io, format!("{name} cannot be looked up")).with(error);
     let pod = match pod_end::read(&namespace, name) {
         Ok(Some(pod)) => pod,
         Ok(None) => {
@@ -59,10 +61,10 @@ pub fn look(target: &Target) -> Result<Veth, Error> {
                 .with("put kube-router-cni behind a plugin that makes a veth (bridge, ptp); policy needs the node's end of it"));
         }
         Err(error @ PodEndError::Enter(_)) => return Err(unusable(&error)),
-        Err(error) => return Err(io(&error)),
+        Err(error) => return Err(failed(&error)),
     };
-    let mut links = PodLinks::open().map_err(|error| io(&error))?;
-    let host = links.read_one(pod.peer).map_err(|error| io(&error))?;
+    let mut links = PodLinks::open().map_err(|error| failed(&error))?;
+    let host = links.read_one(pod.peer).map_err(|error| failed(&error))?;
     // A number alone could be that of an unrelated interface, if the other end is not in this namespace.
     let host = host.filter(|host| host.peer == pod.index && host.mac == pod.mac).ok_or_else(|| {
         Error::new(Code::Interface, format!("the other end of {name} in {path} is not on this node's side"))
@@ -71,7 +73,7 @@ pub fn look(target: &Target) -> Result<Veth, Error> {
     Ok(Veth {
         namespace: Namespace { path: target.netns.to_string_lossy().into_owned(), inode },
         host: HostEnd { name: host.name.into(), ifindex: host.index },
-        mac: pod.mac,
+        pod,
         addresses: host.addresses,
         alias: host.alias,
     })
@@ -90,6 +92,11 @@ pub fn tag(veth: &Veth, tag: &Tag) -> Result<(), String> {
             written.map_err(|error| error.to_string())
         }
     }
+}
+
+/// Tells the pod's neighbours its hardware address: the last owner of its addresses had another.
+pub fn announce(target: &Target, veth: &Veth, addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
+    announce_inside(&File::open(&target.netns)?, &veth.pod, addresses)
 }
 
 /// What is wrong with a pod's interface.
@@ -123,7 +130,7 @@ pub fn faults(pinned: &Pinned, veth: &Veth, addresses: &BTreeSet<IpAddr>) -> Res
     let mut faults: Vec<Fault> = pinned.missing_hooks(ifindex)?.into_iter().map(Fault::Hook).collect();
     match pinned.iface(ifindex)? {
         None => faults.push(Fault::NoRow),
-        Some(row) if row.mac != veth.mac => faults.push(Fault::OtherMac),
+        Some(row) if row.mac != veth.pod.mac => faults.push(Fault::OtherMac),
         Some(row) if row.flags & Iface::PUBLISHED == 0 => faults.push(Fault::NotPublished),
         Some(_) => {
             for address in addresses {

@@ -140,9 +140,18 @@ impl Field {
         let begin = std::time::Instant::now();
         let said = self.node.ns.run(|| chain.add(pod.container())).unwrap().done();
         let (took, at) = (begin.elapsed(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
+        self.forget_former_owner(&said.addresses());
         // A container's first deed.
         let listener = pod.sandbox.run(|| TcpListener::bind(("::", PORT)).unwrap());
         Added { took, at, said, _listener: listener }
+    }
+
+    /// The client's kernel may still have the hardware address of a pod that had this address before. ADD announces the new
+    /// one, but what is handed over by different processors may come in another order: the client would then answer
+    /// the first packet to the former owner. That is no loss of the agent's.
+    fn forget_former_owner(&self, addresses: &[String]) {
+        let forget: Vec<String> = addresses.iter().map(|ip| format!("neigh flush to {ip} dev eth0")).collect();
+        self.client.ns.ip(&forget).unwrap();
     }
 
     pub fn del(&self, pod: &Start, added: &Added) {
@@ -156,18 +165,9 @@ impl Field {
         format!("{saw:#?}\n{refused:#?}\n{}", pod.sandbox.run(witness::counts))
     }
 
-    /// Did the hooks let the answer to the pod's last call pass, by the family that is `number` among its addresses?
-    pub fn answer_passed(&self, pod: &Start, added: &Added, number: usize, again: u32) -> bool {
-        let addresses = added.said.addresses();
-        addresses.get(number).is_some_and(|address| self.witness.saw_answer_pass(address, pod.called_from(), again))
-    }
-
     /// From the client to the pod, by each of its addresses.
     pub fn knock(&self, added: &Added) -> Vec<Result<FirstTry, ProbeError>> {
         let addresses = added.said.addresses();
-        // The address had another owner, with another hardware address.
-        let forget: Vec<String> = addresses.iter().map(|ip| format!("neigh flush to {ip} dev eth0")).collect();
-        self.client.ns.ip(&forget).unwrap();
         let to = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), PORT));
         to.map(|to| self.client.ns.run(|| first_try(to, PATIENCE))).collect()
     }

@@ -1,14 +1,25 @@
 //! Starts that do not go as they usually do: news of the pod is late or old, or there is no agent.
 
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use kube_router_tests::{probe::FirstTry, process::eventually};
+use kube_router_tests::{chain::Chain, lab::Namespace, probe::FirstTry, process::eventually};
 use serde_json::json;
 
 use crate::field::{Added, Field, LONG, Start, object};
+
+const FORMER: &str = "02:00:00:00:00:99";
+const THIRTY: [&str; 2] = ["10.246.1.30", "fd00:10:246:1::1e"];
+
+/// A chain that gives these addresses.
+fn at_thirty(field: &Field) -> Chain {
+    let mut chain = field.chain.clone();
+    chain.plugins[0]["runtimeConfig"] = json!({"ips": [format!("{}/24", THIRTY[0]), format!("{}/64", THIRTY[1])]});
+    chain
+}
 
 /// All its first packets pass, both ways.
 #[track_caller]
@@ -89,10 +100,9 @@ fn news_of_a_pod_is_late_or_old() {
 
     // The last pod of that name was open to everybody, and had the same address.
     let pod = field.sandbox("web-0");
-    let addresses = ["10.246.1.30", "fd00:10:246:1::1e"].map(String::from);
+    let addresses = THIRTY.map(String::from);
     field.manifests.put("web-0", &[object(&pod, "open", "00000000-0000-4000-9000-000000000001", &addresses)]).unwrap();
-    let mut chain = field.chain.clone();
-    chain.plugins[0]["runtimeConfig"] = json!({"ips": ["10.246.1.30/24", "fd00:10:246:1::1e/64"]});
+    let mut chain = at_thirty(&field);
     // Time for the agent to see the interface before the plugin tells whose it is.
     chain.pause = Duration::from_millis(300);
     let added = field.add_by(&chain, &pod);
@@ -102,6 +112,31 @@ fn news_of_a_pod_is_late_or_old() {
     field.tell(&pod, &[]);
     expect_open_soon(&field, &pod, &added);
     end(&field, &pod, &added);
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test --tier 3 --filter netpol_starts"]
+fn neighbours_learn_who_has_an_address_now() {
+    let field = Field::new("npn");
+    // A pod that is gone had the address.
+    let former = THIRTY.map(|ip| format!("neigh replace {ip} lladdr {FORMER} nud stale dev eth0"));
+    field.client.ns.ip(&former).unwrap();
+    // One that says nothing by itself.
+    let pod = field.sandbox("mute");
+    field.tell(&pod, &[]);
+    let said = field.node.ns.run(|| at_thirty(&field).add(pod.container())).unwrap().done();
+    assert_eq!(said.stderr, "");
+    let end = said.json["interfaces"].as_array().unwrap().iter().find(|one| one["sandbox"].is_string()).unwrap();
+    let mac = end["mac"].as_str().unwrap();
+    let learned = || THIRTY.iter().all(|ip| neighbour(&field.client.ns, ip).contains(mac));
+    eventually(&format!("the client knows {mac}"), LONG, learned).unwrap();
+    field.node.ns.run(|| field.chain.del(pod.container(), &said.json)).unwrap();
+}
+
+/// As the kernel has it, without asking anybody.
+fn neighbour(of: &Namespace, address: &str) -> String {
+    let show = || Command::new("ip").args(["neigh", "show", "to", address, "dev", "eth0"]).output();
+    String::from_utf8(of.run(show).unwrap().stdout).unwrap()
 }
 
 #[test]

@@ -40,39 +40,6 @@ impl Witness {
         lines.reverse();
         lines
     }
-
-    /// Was the answer to this caller's first packet on its way into the pod, behind the last hook, before the caller tried
-    /// again? Then whatever lost it was not the agent. All its tries must have been seen, the second a while after the first:
-    /// one that waited for a neighbour was not the first that left.
-    pub fn saw_answer_pass(&self, address: &str, port: u16, again: u32) -> bool {
-        let (caller, log) = (format!("{address}.{port}"), self.0.log());
-        let lines: Vec<&String> = log.iter().filter(|line| is_of(line, &caller)).collect();
-        let at = |flags: &str, goes_out: bool, link: Option<&str>| -> Vec<usize> {
-            let is = |line: &str| line.contains(flags) && line.contains(" Out ") == goes_out;
-            let of_link = |line: &str| link.is_none() || word_after(line, "ifindex") == link;
-            (0..lines.len()).filter(|at| is(lines[*at]) && of_link(lines[*at])).collect()
-        };
-        let Some(first) = at("Flags [S],", false, None).first().copied() else { return false };
-        let link = word_after(lines[first], "ifindex");
-        let (tries, answers) = (at("Flags [S],", false, link), at("Flags [S.],", true, link));
-        match tries[..] {
-            [first, second, ..] if tries.len() == again as usize + 1 => {
-                seconds(lines[second]) - seconds(lines[first]) > 0.5
-                    && answers.iter().any(|answer| (first..second).contains(answer))
-            }
-            _ => false,
-        }
-    }
-}
-
-fn word_after<'a>(line: &'a str, word: &str) -> Option<&'a str> {
-    line.split_whitespace().skip_while(|one| *one != word).nth(1)
-}
-
-/// The time of day of a line.
-fn seconds(line: &str) -> f64 {
-    let clock = line.split(' ').next().unwrap_or_default();
-    clock.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap_or_default())
 }
 
 /// Does a line of tcpdump name this address, or address and port?

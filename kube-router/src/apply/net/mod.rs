@@ -20,6 +20,7 @@
 //!   show signs of life hands over a large plan in slices.
 //! * Removing an address does not remove the route that we made for it.
 
+pub mod announce;
 pub mod monitor;
 mod orders;
 pub mod pod_end;

@@ -45,7 +45,7 @@ pub enum PodEndError {
 
 /// Reads the veth with this name in a namespace. The calling thread stays where it is.
 pub fn read(namespace: &File, name: &str) -> Result<Option<PodEnd>, PodEndError> {
-    let mut socket = socket_in(namespace)?;
+    let mut socket = inside(namespace, || Socket::open(NETLINK_ROUTE)).map_err(PodEndError::Enter)??;
     let mut end = None;
     let request = |bytes: &mut Vec<u8>| {
         bytes.extend_from_slice(&[0; HEADER]);
@@ -62,13 +62,13 @@ pub fn read(namespace: &File, name: &str) -> Result<Option<PodEnd>, PodEndError>
     }
 }
 
-/// A socket belongs to the namespace of the thread that opened it, so a thread that ends at once is enough.
-fn socket_in(namespace: &File) -> Result<Socket, PodEndError> {
-    let open = || {
-        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| PodEndError::Enter(errno.into()))?;
-        Ok(Socket::open(NETLINK_ROUTE)?)
+/// Does something inside a namespace, on a thread of its own that ends with it. Sockets that it opens stay in there.
+pub(super) fn inside<T: Send>(namespace: &File, job: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let enter = || {
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        Ok(job())
     };
-    thread::scope(|scope| scope.spawn(open).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// `None` for any other kind of link.
