@@ -40,6 +40,16 @@ pub(super) fn check_mac<W: World>(world: &W, mac: &[u8; 6]) -> Result<(), Reason
     }
 }
 
+/// Is the frame for this hardware address, or for many? An unknown one (all zero) is not compared.
+#[inline(always)]
+pub(super) fn is_for<W: World>(world: &W, mac: &[u8; 6]) -> bool {
+    let mac = halves(*mac);
+    match world.link::<6>(0) {
+        Some(to) => mac == [0; 3] || to[0] & 1 != 0 || halves(to) == mac,
+        None => true,
+    }
+}
+
 /// ARP out of a pod (RFC 826): its sender is the pod. Probes (RFC 5227) have no sender address.
 #[inline(always)]
 pub(super) fn check_arp<W: World>(world: &W, mac: &[u8; 6]) -> Result<(), Reason> {

@@ -258,7 +258,8 @@ fn is_discovery<W: World>(world: &W, case: &mut Case) -> bool {
 }
 
 /// The pod behind this interface: by the address, or, for multicast and addresses nobody published, by the interface.
-/// What is for another pod of this node is no business of this one's: a bridge flooded it, or that one hides here. Only who
+/// What is for another pod of this node, or for another hardware address, is no business of this one's: a bridge flooded
+/// it, or that one hides here. To refuse it in this pod's name would end the connection of the one that gets it. Only who
 /// forwards for others gets it, where sources are not checked either.
 #[inline(always)]
 fn find_owner<W: World>(world: &W, case: &mut Case, ifindex: u32) -> Result<bool, Reason> {
@@ -270,18 +271,15 @@ fn find_owner<W: World>(world: &W, case: &mut Case, ifindex: u32) -> Result<bool
         }
         (other, is_hidden) = (endpoint.pod, endpoint.ifindex == 0);
     }
-    let here = published(world, ifindex);
-    let pod = match &here {
-        Some(iface) => iface.pod,
-        None => 0,
-    };
+    let here = world.iface(ifindex).unwrap_or_default();
+    let known = here.flags & Iface::PUBLISHED != 0;
+    case.pod = if known { here.pod } else { 0 };
     let antispoof = !case.config.has(Config::NO_ANTISPOOF);
-    if other != 0 && other != pod && (antispoof || is_hidden) {
-        case.pod = pod;
+    let is_others = other != 0 && other != case.pod && (antispoof || is_hidden);
+    if is_others || (antispoof && !link::is_for(world, &here.mac)) {
         return Err(Reason::Elsewhere);
     }
-    case.pod = pod;
-    Ok(here.is_some())
+    Ok(known)
 }
 
 /// The peer's class as the ingress rules see it, and whether it stands behind a masquerade. `None`: the node itself, which

@@ -219,6 +219,11 @@ impl List {
 struct Entry<'a>(&'a mut Case);
 
 impl Entry<'_> {
+    fn to_mac(self, mac: [u8; 6]) -> Self {
+        self.0.packet.bytes[..6].copy_from_slice(&mac);
+        self
+    }
+
     fn passes(self) -> Self {
         self
     }
