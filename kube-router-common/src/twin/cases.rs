@@ -219,7 +219,7 @@ impl List {
 struct Entry<'a>(&'a mut Case);
 
 impl Entry<'_> {
-    fn to_mac(self, mac: [u8; 6]) -> Self {
+    fn sent_to(self, mac: [u8; 6]) -> Self {
         self.0.packet.bytes[..6].copy_from_slice(&mac);
         self
     }

@@ -290,10 +290,10 @@ pub(super) fn unpublished(list: &mut List, f: Family) {
     .rejects(IN, Reason::Denied);
     let flooded = Build::tcp((stranger(f), 4000), (nobody(f), 80), SYN);
     list.into("but not if a bridge floods it for another hardware address", flooded.clone())
-        .to_mac([2, 0, 0, 0, 0, 9])
+        .sent_to([2, 0, 0, 0, 0, 9])
         .drops(IN, Reason::Elsewhere);
     list.into("nor does a pod that is shut refuse it in another's name", flooded.clone())
-        .to_mac([2, 0, 0, 0, 0, 9])
+        .sent_to([2, 0, 0, 0, 0, 9])
         .at(IF_NEW)
         .given(|t| {
             shut(t);
@@ -301,11 +301,11 @@ pub(super) fn unpublished(list: &mut List, f: Family) {
         })
         .drops(IN, Reason::Elsewhere);
     list.into("unless sources are not checked: it may forward", flooded.clone())
-        .to_mac([2, 0, 0, 0, 0, 9])
+        .sent_to([2, 0, 0, 0, 0, 9])
         .given(unchecked)
         .rejects(IN, Reason::Denied);
     list.into("what is for everybody on the link is the pod's, too", flooded)
-        .to_mac([0xff; 6])
+        .sent_to([0xff; 6])
         .rejects(IN, Reason::Denied)
         .unanswered();
     if f == Family::V6 {
