@@ -72,7 +72,7 @@ fn attachment(config: &Config, target: &Target, veth: &Veth, told: BTreeSet<IpAd
         host: veth.host.clone(),
         pod_end: PodEnd {
             name: target.ifname.clone(),
-            mac: veth.pod.mac,
+            mac: veth.pod_end.mac,
             addresses: if told.is_empty() { veth.addresses.clone() } else { told },
         },
     }
@@ -118,7 +118,7 @@ pub fn add(config: &Config, target: &Target, notes: Notes) -> Result<String, Err
         Ok(Err(error)) => return Err(error),
         Err(why) => notes(&format!("ADD {who}: {}", add_alone(config, &veth, &why)?)),
     }
-    // Behind the guard, which lets a pod announce its own addresses, published or not.
+    // Behind the guard, which lets a published pod announce its own addresses.
     if let Err(error) = kernel::announce(target, &veth, &addresses) {
         notes(&format!("ADD {who}: neighbours were not told its hardware address: {error}"));
     }
@@ -135,7 +135,7 @@ fn add_alone(config: &Config, veth: &Veth, why: &str) -> Result<String, Error> {
     })?;
     match (pinned, config.when_absent) {
         (Some(pinned), _) => {
-            pinned.guard(veth.host.ifindex, veth.pod.mac).map_err(|error| {
+            pinned.guard(veth.host.ifindex, veth.pod_end.mac).map_err(|error| {
                 again("no agent answers, and the interface could not be guarded without it")
                     .with(format!("{why}; {error}"))
             })?;

@@ -34,7 +34,7 @@ use crate::{Code, Error, invocation::Target};
 pub struct Veth {
     pub namespace: Namespace,
     pub host: HostEnd,
-    pub pod: PodEnd,
+    pub pod_end: PodEnd,
     /// That the pod's end has, whoever gave them.
     pub addresses: BTreeSet<IpAddr>,
     /// Of the node's end.
@@ -73,7 +73,7 @@ pub fn look(target: &Target) -> Result<Veth, Error> {
     Ok(Veth {
         namespace: Namespace { path: target.netns.to_string_lossy().into_owned(), inode },
         host: HostEnd { name: host.name.into(), ifindex: host.index },
-        pod,
+        pod_end: pod,
         addresses: host.addresses,
         alias: host.alias,
     })
@@ -94,9 +94,9 @@ pub fn tag(veth: &Veth, tag: &Tag) -> Result<(), String> {
     }
 }
 
-/// Tells the pod's neighbours its hardware address: the last owner of its addresses had another.
+/// Tells the pod's neighbours its hardware address: a former owner of its addresses had another.
 pub fn announce(target: &Target, veth: &Veth, addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
-    announce_inside(&File::open(&target.netns)?, &veth.pod, addresses)
+    announce_inside(&File::open(&target.netns)?, &veth.pod_end, addresses)
 }
 
 /// What is wrong with a pod's interface.
@@ -130,7 +130,7 @@ pub fn faults(pinned: &Pinned, veth: &Veth, addresses: &BTreeSet<IpAddr>) -> Res
     let mut faults: Vec<Fault> = pinned.missing_hooks(ifindex)?.into_iter().map(Fault::Hook).collect();
     match pinned.iface(ifindex)? {
         None => faults.push(Fault::NoRow),
-        Some(row) if row.mac != veth.pod.mac => faults.push(Fault::OtherMac),
+        Some(row) if row.mac != veth.pod_end.mac => faults.push(Fault::OtherMac),
         Some(row) if row.flags & Iface::PUBLISHED == 0 => faults.push(Fault::NotPublished),
         Some(_) => {
             for address in addresses {

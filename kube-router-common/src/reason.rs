@@ -89,7 +89,7 @@ reasons! {
     TableFull = 14 "flow_table_full",
     /// Passed: allowed without an entry in the flow table, which has no room for it, as no reply needs one.
     Untracked = 15 "flow_table_full_untracked",
-    /// To a local pod that is not behind this interface, or to another hardware address than its pod's: a bridge flooded it.
+    /// To a local pod that is not behind this interface, or to an unknown address and another hardware address than that of its pod, which is isolated: a bridge flooded it.
     Elsewhere = 16 "not_this_pod",
 }
 

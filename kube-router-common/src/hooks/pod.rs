@@ -258,9 +258,9 @@ fn is_discovery<W: World>(world: &W, case: &mut Case) -> bool {
 }
 
 /// The pod behind this interface: by the address, or, for multicast and addresses nobody published, by the interface.
-/// What is for another pod of this node, or for another hardware address, is no business of this one's: a bridge flooded
-/// it, or that one hides here. To refuse it in this pod's name would end the connection of the one that gets it. Only who
-/// forwards for others gets it, where sources are not checked either.
+/// What is for another pod of this node is no business of this one's: a bridge flooded it, or that one hides here. Neither
+/// is an unknown address behind another hardware address, where this one's verdict could be a refusal: it would end the
+/// connection of whom it is for. Only who forwards for others gets it, where sources are not checked either.
 #[inline(always)]
 fn find_owner<W: World>(world: &W, case: &mut Case, ifindex: u32) -> Result<bool, Reason> {
     let (mut other, mut is_hidden) = (0, false);
@@ -275,8 +275,12 @@ fn find_owner<W: World>(world: &W, case: &mut Case, ifindex: u32) -> Result<bool
     let known = here.flags & Iface::PUBLISHED != 0;
     case.pod = if known { here.pod } else { 0 };
     let antispoof = !case.config.has(Config::NO_ANTISPOOF);
-    let is_others = other != 0 && other != case.pod && (antispoof || is_hidden);
-    if is_others || (antispoof && !link::is_for(world, &here.mac)) {
+    if other != 0 && other != case.pod && (antispoof || is_hidden) {
+        return Err(Reason::Elsewhere);
+    }
+    let may_refuse =
+        if known { world.groups(case.pod) != PodGroups::default() } else { here.flags & Iface::DEFAULT_DENY != 0 };
+    if antispoof && may_refuse && !link::is_for(world, &here.mac) {
         return Err(Reason::Elsewhere);
     }
     Ok(known)

@@ -20,8 +20,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::Transport;
 use crate::lab::Namespace;
 
-/// A hardware address that nobody has: a bridge sends what goes there to all its ports.
-const NOBODY: &str = "02:ff:ff:ff:ff:ff";
+/// What goes there, a bridge sends to all its ports, and each takes it for its own.
+const EVERYBODY: &str = "ff:ff:ff:ff:ff:ff";
 
 /// Sends the first packet of a TCP connection to each address in turn, again and again. Dropping it ends it.
 pub struct Flood {
@@ -54,7 +54,7 @@ impl Flood {
     /// The same without asking whose hardware address it is: every packet reaches every port of the bridge at once.
     pub fn start_blindly(ns: &Namespace, targets: Vec<SocketAddr>, pause: Duration) -> Result<Flood> {
         let addresses: BTreeSet<IpAddr> = targets.iter().map(SocketAddr::ip).collect();
-        let neighbour = |ip: &IpAddr| format!("neigh replace {ip} lladdr {NOBODY} dev eth0 nud permanent");
+        let neighbour = |ip: &IpAddr| format!("neigh replace {ip} lladdr {EVERYBODY} dev eth0 nud permanent");
         ns.ip(&addresses.iter().map(neighbour).collect::<Vec<_>>())?;
         Ok(Flood::start(ns, targets, pause))
     }

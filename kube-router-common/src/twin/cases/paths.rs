@@ -289,21 +289,29 @@ pub(super) fn unpublished(list: &mut List, f: Family) {
     )
     .rejects(IN, Reason::Denied);
     let flooded = Build::tcp((stranger(f), 4000), (nobody(f), 80), SYN);
+    let other_mac = [2, 0, 0, 0, 0, 9];
     list.into("but not if a bridge floods it for another hardware address", flooded.clone())
-        .sent_to([2, 0, 0, 0, 0, 9])
+        .sent_to(other_mac)
         .drops(IN, Reason::Elsewhere);
+    list.into("unless sources are not checked: it may forward", flooded.clone())
+        .sent_to(other_mac)
+        .given(unchecked)
+        .rejects(IN, Reason::Denied);
+    list.into("a pod that nothing isolates gets what others see", flooded.clone()).sent_to(other_mac).at(IF_2).flows(0);
+    let with_mac = |t: &mut Tables| t.ifaces.get_mut(&IF_NEW).expect("is there").mac = MAC_2;
+    list.into("so does who is no pod, or a pod's second interface", flooded.clone())
+        .sent_to(other_mac)
+        .at(IF_NEW)
+        .given(with_mac)
+        .flows(0);
     list.into("nor does a pod that is shut refuse it in another's name", flooded.clone())
-        .sent_to([2, 0, 0, 0, 0, 9])
+        .sent_to(other_mac)
         .at(IF_NEW)
         .given(|t| {
             shut(t);
-            t.ifaces.get_mut(&IF_NEW).expect("is there").mac = MAC_2;
+            with_mac(t);
         })
         .drops(IN, Reason::Elsewhere);
-    list.into("unless sources are not checked: it may forward", flooded.clone())
-        .sent_to([2, 0, 0, 0, 0, 9])
-        .given(unchecked)
-        .rejects(IN, Reason::Denied);
     list.into("what is for everybody on the link is the pod's, too", flooded)
         .sent_to([0xff; 6])
         .rejects(IN, Reason::Denied)

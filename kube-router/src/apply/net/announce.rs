@@ -6,8 +6,9 @@
 //! long. And one that speaks first may get its first answer lost: its question for the neighbour's hardware address
 //! does correct the neighbour, but packets that another processor delivers may overtake that question.
 //!
-//! In: the pod's namespace, its end of the veth, its addresses. Out: one broadcast for each address, an ARP announcement
-//! (RFC 5227, 3) or an unsolicited neighbour advertisement (RFC 4861, 7.2.6). Who has no entry for the address makes none.
+//! In: the pod's namespace, its end of the veth, its addresses. Out: for each address one ARP announcement (RFC 5227, 2.3,
+//! which asks for two) or one unsolicited neighbour advertisement (RFC 4861, 7.2.6). As Linux is by default, who has no
+//! entry for the address makes none.
 
 use std::{
     collections::BTreeSet,
@@ -45,7 +46,11 @@ fn announce_v6(end: &PodEnd, address: Ipv6Addr) -> io::Result<()> {
     // The kernel writes the checksum (RFC 3542, 3.1).
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
     socket.set_multicast_hops_v6(HOP_LIMIT)?;
-    socket.bind(&SocketAddrV6::new(address, 0, 0, end.index).into())?;
+    match socket.bind(&SocketAddrV6::new(address, 0, 0, end.index).into()) {
+        // Nobody may use it before duplicate address detection is done (RFC 4862, 5.4).
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => return Ok(()),
+        bound => bound?,
+    }
     let to = SocketAddrV6::new(ALL_NODES, 0, 0, end.index);
     socket.send_to(&advertisement(end.mac, address), &to.into()).map(drop)
 }

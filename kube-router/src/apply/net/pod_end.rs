@@ -68,7 +68,10 @@ pub(super) fn inside<T: Send>(namespace: &File, job: impl FnOnce() -> T + Send) 
         setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
         Ok(job())
     };
-    thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, enter)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// `None` for any other kind of link.
