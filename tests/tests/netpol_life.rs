@@ -99,7 +99,7 @@ fn a_connection_ends_with_its_permission() {
 #[ignore = "needs root and BPF: cargo xtask test --tier 3"]
 fn a_connection_lives_on_where_that_is_asked_for() {
     let mut cluster = started("netpolk", &["--netpol-keep-established"]);
-    // What the kernel has seen as a connection: in the original everything, here what isolated pods have.
+    // In the original whatever conntrack knows; here what isolated pods have.
     cluster.change(&[Apply(FROM_YB)]).unwrap();
     let mut far = connections(&cluster, "y/b");
     cluster.change(&[Apply(DENY_INGRESS)]).unwrap();
