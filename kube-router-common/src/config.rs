@@ -49,6 +49,8 @@ pub struct Iface {
     /// `Iface::PUBLISHED` and the others.
     pub flags: u16,
     pub pod: u32,
+    /// The pod's network namespace: the number that the node's knows it by (`link-netnsid`), plus one; 0: not known.
+    pub netns: u32,
 }
 
 impl Iface {
@@ -157,6 +159,6 @@ pub mod note {
 
 const _: () = assert!(note::LAST_POD as u32 + 1 >= crate::policy::MAX_PODS);
 const _: () = assert!(note::FIRST_CLASS as u32 + note::LAST_CLASS < note::NO_CLASS as u32);
-const _: () = assert!(size_of::<Config>() == 16 && size_of::<Iface>() == 12 && size_of::<FragKey>() == 40);
+const _: () = assert!(size_of::<Config>() == 16 && size_of::<Iface>() == 16 && size_of::<FragKey>() == 40);
 const _: () = assert!(size_of::<FragPorts>() == 8 && size_of::<Origin>() == 32 && size_of::<RuleCount>() == 16);
 const _: () = assert!(size_of::<DropKey>() == 8);

@@ -102,6 +102,8 @@ pub trait World: Bytes {
     fn endpoint(&self, address: &Address) -> Option<Endpoint>;
     fn iface(&self, ifindex: u32) -> Option<Iface>;
     fn groups(&self, pod: u32) -> PodGroups;
+    /// Does somebody in the pod at hand listen at this local address and port, by TCP? No, where that is not known.
+    fn has_listener(&self, key: &FlowKey) -> bool;
     fn peer(&self, address: &Address) -> Option<Peer>;
     fn prefix(&self, key: &CidrKey) -> Option<Peer>;
     /// Copies the row to its place; false: there is none.

@@ -12,7 +12,10 @@ use core::{
     cell::{Cell, RefCell, RefMut},
     ops::DerefMut,
 };
-use std::{collections::BTreeMap, vec::Vec};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use crate::{
     answer,
@@ -51,6 +54,8 @@ pub struct Tables {
     pub drops: BTreeMap<DropKey, Traffic>,
     /// Without time and captured bytes.
     pub events: Vec<EventHead>,
+    /// Where pods listen, by the interface.
+    pub listeners: BTreeSet<(u32, Address, u16)>,
     pub max_flows: usize,
     pub now_s: u32,
     /// Are buckets empty?
@@ -63,6 +68,7 @@ impl Default for Tables {
             config: Config::default(),
             endpoints: BTreeMap::new(),
             pods: BTreeMap::new(),
+            listeners: BTreeSet::new(),
             ifaces: BTreeMap::new(),
             peers: BTreeMap::new(),
             cidrs: BTreeMap::new(),
@@ -263,6 +269,10 @@ impl World for View<'_> {
 
     fn groups(&self, pod: u32) -> PodGroups {
         self.tables.borrow().pods.get(&pod).copied().unwrap_or_default()
+    }
+
+    fn has_listener(&self, key: &FlowKey) -> bool {
+        self.tables.borrow().listeners.contains(&(self.ifindex(), key.local, key.local_port))
     }
 
     fn peer(&self, address: &Address) -> Option<Peer> {

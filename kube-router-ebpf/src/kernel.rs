@@ -12,8 +12,9 @@ use aya_ebpf::{
     bindings::{BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_hdr_start_off::BPF_HDR_START_NET},
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
     helpers::{
-        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_sk_release,
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+        bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     maps::lpm_trie::Key,
     programs::TcContext,
@@ -21,6 +22,7 @@ use aya_ebpf::{
 use kube_router_common::{
     config::RuleCount,
     event::{CAPTURE, Event, EventHead},
+    flow::FlowKey,
     hooks::Count,
     policy::{CidrKey, Peer},
 };
@@ -92,6 +94,40 @@ pub fn has_foreign_socket(context: &TcContext) -> bool {
     unsafe {
         let socket = (*context.skb.skb).__bindgen_anon_2.sk;
         !socket.is_null() && !matches!((*socket).family, AF_INET | AF_INET6)
+    }
+}
+
+/// Does somebody listen at this local address and port, by TCP, in the network namespace that this one knows by a number? The
+/// peer's port is 0, from which nobody calls, so that no connection is found instead.
+#[inline(always)]
+pub fn has_listener(context: &TcContext, netns: u32, key: &FlowKey) -> bool {
+    const TCP_LISTEN: u32 = 10;
+    let (peer, local) = (&key.peer.0, &key.local.0);
+    let [high, low] = key.local_port.to_be_bytes();
+    let ports = u32::from_ne_bytes([0, 0, high, low]);
+    let word = |of: &[u8; 16], at: usize| u32::from_ne_bytes([of[at], of[at + 1], of[at + 2], of[at + 3]]);
+    // `struct bpf_sock_tuple`: source, destination, their ports; of IPv4 the first three words. On the way in the peer is the source.
+    let mut tuple = [0_u32; 9];
+    let length = if key.local.is_v4() {
+        (tuple[0], tuple[1], tuple[2]) = (word(peer, 12), word(local, 12), ports);
+        12
+    } else {
+        for at in 0..4 {
+            (tuple[at], tuple[4 + at]) = (word(peer, 4 * at), word(local, 4 * at));
+        }
+        tuple[8] = ports;
+        36
+    };
+    // SAFETY: the helper reads as much of the tuple as it is told; what it returns is looked at only if there is
+    // one, and given back.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(context.skb.skb.cast(), tuple.as_mut_ptr().cast(), length, u64::from(netns), 0);
+        if socket.is_null() {
+            return false;
+        }
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        state == TCP_LISTEN
     }
 }
 

@@ -228,6 +228,12 @@ impl World for View<'_> {
     }
 
     #[inline(always)]
+    fn has_listener(&self, key: &FlowKey) -> bool {
+        let netns = self.iface(self.ifindex()).unwrap_or_default().netns;
+        netns != 0 && kernel::has_listener(self.context, netns - 1, key)
+    }
+
+    #[inline(always)]
     fn peer(&self, address: &Address) -> Option<Peer> {
         kernel::get(&maps::PEERS, address)
     }

@@ -38,7 +38,7 @@ fn publish(tables: &Tables, pod: &Attachment) {
         let endpoint = Endpoint { pod: number, ifindex: number, mac: pod.pod_end.mac, pad: [0; 2] };
         tables.endpoints.put(&address_of(*address), &endpoint).expect("endpoint");
     }
-    let row = Iface { mac: pod.pod_end.mac, flags: Iface::PUBLISHED, pod: number };
+    let row = Iface { mac: pod.pod_end.mac, flags: Iface::PUBLISHED, pod: number, netns: 0 };
     tables.ifaces.put(&number, &row).expect("iface");
 }
 
@@ -106,7 +106,7 @@ fn a_pod_without_an_agent_is_shut_until_one_publishes_it() {
             let address = address_of(address.parse().expect("address"));
             tables.endpoints.put(&address, &Endpoint { pod: 1, ifindex: index, mac, pad: [0; 2] }).expect("endpoint");
         }
-        let open = Iface { mac, flags: Iface::PUBLISHED, pod: 1 };
+        let open = Iface { mac, flags: Iface::PUBLISHED, pod: 1, netns: 0 };
         tables.ifaces.put(&index, &open).expect("iface");
         // Neighbours that were asked for in vain are asked for again within a second or so.
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -142,6 +142,9 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     let mut judged = decide(world, case, from_pod);
     let own = case.is_own || (old && case.flow.is(Flow::OWN));
     judged.allowed |= case.is_allowed || own;
+    if judged.allowed && !old && may_be_older && egress && is_served(world, case) {
+        (judged, from_pod) = (decide(world, case, false), false);
+    }
     if !judged.allowed && !old && may_be_older && now_s < case.config.learn_until_s {
         // Perhaps a reply of what was there before us.
         let reverse = decide(world, case, !from_pod);
@@ -191,6 +194,14 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
         count(world, case, Reason::Untracked);
     }
     Ok(())
+}
+
+/// Out of a pod, in the middle of a connection that has no entry: did the peer begin it? So it is where somebody in the pod
+/// listens. Its entry was taken away when it was denied, or it is older than the pod's isolation; the pod's next word must
+/// not make it one of the pod's own, whose replies pass.
+#[inline(always)]
+fn is_served<W: World>(world: &W, case: &Case) -> bool {
+    case.groups.ingress != NOT_ISOLATED && !case.config.has(Config::KEEP_ESTABLISHED) && world.has_listener(&case.key)
 }
 
 /// Is the entry this very pod's? An address is a key only: pods come and go with it, several get what is sent to a group,

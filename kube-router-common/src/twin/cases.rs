@@ -122,7 +122,7 @@ pub fn tables(now_s: u32) -> Tables {
     for (ifindex, mac, pod, flags) in
         [(IF_1, MAC_1, 1, Iface::PUBLISHED), (IF_2, MAC_2, 2, Iface::PUBLISHED), (IF_NEW, [0; 6], 0, 0)]
     {
-        t.ifaces.insert(ifindex, Iface { mac, flags, pod });
+        t.ifaces.insert(ifindex, Iface { mac, flags, pod, netns: 0 });
     }
     for f in Family::BOTH {
         t.endpoints.insert(pod_1(f), Endpoint { pod: 1, ifindex: IF_1, mac: MAC_1, pad: [0; 2] });
@@ -333,6 +333,35 @@ mod tests {
         std::println!("{} promises, {crafted} of them crafted packets", cases.len());
         assert!(cases.len() > 900 && crafted > 550, "{} {crafted}", cases.len());
         assert!(broken.is_empty(), "of {}:\n{}", cases.len(), broken.join("\n"));
+    }
+
+    /// The programs ask the kernel who listens; here it is a table.
+    #[test]
+    fn who_listens_did_not_begin_the_connection() {
+        for f in Family::BOTH {
+            let run = |far: Address, prepare: &dyn Fn(&mut Tables), flags: u8| {
+                let mut tables = tables(1_000_000);
+                tables.pods.insert(1, PodGroups { ingress: GROUP_1_IN, egress: 0 });
+                tables.listeners.insert((IF_1, pod_1(f), 80));
+                prepare(&mut tables);
+                let bytes = Build::tcp((pod_1(f), 80), (far, 4000), flags).bytes();
+                let packet = Packet { bytes, ifindex: IF_1, note: 0, mark: 0, checksum: None };
+                let action = tables.run(Hook::PodOut, &packet).action;
+                (action, tables.flows.values().map(|flow| flow.is(Flow::FROM_POD)).collect::<Vec<_>>())
+            };
+            let as_is = |_: &mut Tables| {};
+            assert_eq!(run(stranger(f), &as_is, ACK), (Action::Reject, vec![]), "the peer may not talk to it");
+            assert_eq!(run(friend(f), &as_is, ACK), (Action::Pass, vec![false]), "it may, and it began");
+            assert_eq!(run(stranger(f), &as_is, SYN), (Action::Pass, vec![true]), "one of its own, from that port");
+            let elsewhere = |t: &mut Tables| t.listeners.clear();
+            assert_eq!(run(stranger(f), &elsewhere, ACK), (Action::Pass, vec![true]), "nobody listens");
+            let keep = |t: &mut Tables| t.config.flags = Config::KEEP_ESTABLISHED;
+            assert_eq!(run(stranger(f), &keep, ACK), (Action::Pass, vec![true]), "connections are to live on");
+            let isolated = |t: &mut Tables| {
+                t.pods.insert(1, PodGroups { ingress: GROUP_1_IN, egress: GROUP_1_OUT });
+            };
+            assert_eq!(run(friend(f), &isolated, ACK), (Action::Reject, vec![]), "who listens may not say more for it");
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub fn compile_interfaces(s: &Surroundings<'_>, before: &Interfaces) -> (Interfa
     let hidden = out.endpoints.values().any(|of| of.ifindex == NOWHERE && !at_home.contains(&of.pod));
     for (index, link) in &s.links.pods {
         let row = match bound.get(index) {
-            Some(pod) => Some(Iface { mac: link.mac, flags: Iface::PUBLISHED, pod: *pod }),
+            Some(pod) => Some(row_of(link, Iface::PUBLISHED, *pod)),
             None => unknown(s, before, link, hidden),
         };
         if let Some(row) = row {
@@ -94,11 +94,15 @@ pub fn compile_interfaces(s: &Surroundings<'_>, before: &Interfaces) -> (Interfa
         };
         if is_uplink {
             let bare = if device.has_link_header { 0 } else { Iface::NO_LINK_HEADER };
-            out.ifaces.insert(*index, Iface { mac: [0; 6], flags: Iface::UPLINK | bare, pod: 0 });
+            out.ifaces.insert(*index, Iface { flags: Iface::UPLINK | bare, ..Iface::default() });
             out.attached.insert(*index, Role::Uplink);
         }
     }
     (out, claims)
+}
+
+fn row_of(link: &PodLink, flags: u16, pod: u32) -> Iface {
+    Iface { mac: link.mac, flags, pod, netns: link.namespace.saturating_add(1) }
 }
 
 /// Interface -> pod.
@@ -198,7 +202,7 @@ fn unknown(s: &Surroundings<'_>, before: &Interfaces, link: &PodLink, hidden: bo
     let may_be_pod = in_range || (link.addresses.is_empty() && !leads_out);
     // What policy says of it cannot be written down.
     let homeless = link.addresses.iter().any(|address| s.homeless.contains(address));
-    let row = |flags, pod| Some(Iface { mac: link.mac, flags, pod });
+    let row = |flags, pod| Some(row_of(link, flags, pod));
     if orphan || plugged || homeless || s.default_deny && may_be_pod {
         return row(Iface::DEFAULT_DENY, held.filter(|_| orphan).map_or(0, |row| row.pod));
     }
@@ -279,7 +283,16 @@ mod tests {
         add_device(links, index, name, DeviceKind::Veth);
         links.pods.insert(
             index,
-            PodLink { index, name: name.into(), peer: 9, mac: [2; 6], addresses, alias: None, master: None },
+            PodLink {
+                index,
+                name: name.into(),
+                peer: 9,
+                namespace: 0,
+                mac: [2; 6],
+                addresses,
+                alias: None,
+                master: None,
+            },
         );
     }
 
@@ -408,7 +421,7 @@ mod tests {
         let surroundings = Surroundings { host: &host, default_deny: true, ..around(&links) };
         // An earlier pass that did not know the node's addresses is put right.
         let mut wrong = Interfaces::default();
-        wrong.ifaces.insert(2, Iface { mac: [2; 6], flags: Iface::DEFAULT_DENY, pod: 0 });
+        wrong.ifaces.insert(2, Iface { mac: [2; 6], flags: Iface::DEFAULT_DENY, ..Iface::default() });
         for before in [Interfaces::default(), wrong] {
             let (interfaces, _) = compile_interfaces(&surroundings, &before);
             assert_eq!(interfaces.attached, BTreeMap::from([(2, Role::Uplink), (5, Role::Pod)]));

@@ -16,6 +16,8 @@ pub struct PodLink {
     pub name: Box<str>,
     /// The pod's end, a number of its namespace.
     pub peer: u32,
+    /// The namespace that the pod's end is in, a number of the node's.
+    pub namespace: u32,
     pub mac: [u8; 6],
     /// Of the pod's end; not the link-local ones, which anybody makes up.
     pub addresses: BTreeSet<IpAddr>,

@@ -35,7 +35,7 @@ fn fill(dataplane: &Dataplane, pins: &Pins) {
     let (own, peer) = (address("10.244.1.11"), address("10.244.2.21"));
     tables.endpoints.put(&own, &Endpoint { pod: 7, ifindex: 12, mac: MAC, pad: [0; 2] }).expect("endpoint");
     tables.pods.put(&7, &PodGroups { ingress: 3, egress: 0 }).expect("pod");
-    tables.ifaces.put(&12, &Iface { mac: MAC, flags: Iface::PUBLISHED, pod: 7 }).expect("iface");
+    tables.ifaces.put(&12, &Iface { mac: MAC, flags: Iface::PUBLISHED, pod: 7, netns: 4 }).expect("iface");
     tables.peers.put(&peer, &Peer { class: 4, flags: Peer::REMOTE }).expect("peer");
     tables.peers.put(&address("192.168.77.1"), &Peer { class: 0, flags: Peer::NODE }).expect("node");
     let block = CidrKey { length: 32 + 96 + 24, family: CidrKey::family_of(true), address: address("203.0.113.0") };

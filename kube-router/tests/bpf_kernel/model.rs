@@ -138,7 +138,7 @@ impl Agent {
                 let taken: BTreeSet<u32> = self.veths.values().copied().collect();
                 let free = (VETHS..).find(|veth| !taken.contains(veth)).expect("one");
                 self.veths.insert(pod, free);
-                ifaces.insert(free, Some(Iface { mac: MAC, flags: Iface::PUBLISHED, pod }));
+                ifaces.insert(free, Some(Iface { mac: MAC, flags: Iface::PUBLISHED, pod, netns: 0 }));
             }
             let wanted: BTreeMap<Address, Endpoint> = (self.compiler.state().endpoints.iter())
                 .map(|(address, pod)| {

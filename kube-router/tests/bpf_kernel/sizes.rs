@@ -40,7 +40,7 @@ fn fill(tables: &Tables) {
     let own = address("10.244.1.11");
     tables.endpoints.put(&own, &Endpoint { pod: 7, ifindex: 12, mac: MAC, pad: [0; 2] }).expect("endpoint");
     tables.pods.put(&7, &PodGroups { ingress: 3, egress: 0 }).expect("pod");
-    tables.ifaces.put(&12, &Iface { mac: MAC, flags: Iface::PUBLISHED, pod: 7 }).expect("iface");
+    tables.ifaces.put(&12, &Iface { mac: MAC, flags: Iface::PUBLISHED, pod: 7, netns: 4 }).expect("iface");
     tables.peers.put(&address("10.244.2.21"), &Peer { class: 4, flags: 0 }).expect("peer");
     tables.ports.put(&8080, &5).expect("port");
     let row = PolicyRow { verdict: PolicyRow::ALLOW, rule: 2 };

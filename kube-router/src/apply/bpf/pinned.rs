@@ -94,7 +94,7 @@ impl Pinned {
     }
 
     fn deny(&self, ifindex: u32, mac: [u8; 6]) -> Result<(), BpfError> {
-        let row = Iface { mac, flags: Iface::DEFAULT_DENY, pod: 0 };
+        let row = Iface { mac, flags: Iface::DEFAULT_DENY, ..Iface::default() };
         let inserted = match self.ifaces.insert(&ifindex, &row) {
             // Rows of interfaces that are gone, which nobody took away while there was no agent.
             Err(error) if error.is_full() => {

@@ -139,8 +139,9 @@ impl PodLinks {
                 Err(error) => gone_is_none(Err(error))?,
             }
         }
-        let NodeEnd { index, name, peer, alias, master, .. } = end;
-        Ok(Some(PodLink { index, name, peer, mac, addresses, alias, master }))
+        let NodeEnd { index, name, peer, namespace, alias, master } = end;
+        let namespace = namespace.cast_unsigned();
+        Ok(Some(PodLink { index, name, peer, namespace, mac, addresses, alias, master }))
     }
 }
 

@@ -61,6 +61,7 @@ fn link(index: u32, addresses: &[&str]) -> PodLink {
         index,
         name: format!("veth{index}").into(),
         peer: 2,
+        namespace: 3,
         mac: [2, 0, 0, 0, 0, index as u8],
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         alias: None,
