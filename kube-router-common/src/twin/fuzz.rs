@@ -154,7 +154,7 @@ mod tests {
     /// The programs' reader and the oracle, on as many inputs as KUBE_ROUTER_FUZZ_INPUTS says.
     #[test]
     fn both_readers_say_the_same_of_every_packet() {
-        let inputs = number("KUBE_ROUTER_FUZZ_INPUTS", 300_000);
+        let inputs = number("KUBE_ROUTER_FUZZ_INPUTS", 10_000_000);
         let mut random = Random::new(seed());
         let seeds: Vec<_> = cases(1_000).into_iter().map(|case| (case.hook, case.packet)).collect();
         let mut outcomes = BTreeMap::<&str, u64>::new();
