@@ -20,6 +20,7 @@ pub const LAB: &[Package] = &[
     ("ipvsadm", "ipvsadm"),
     ("conntrack", "conntrack"),
     ("bpftool", "bpftool"),
+    ("socat", "socat"),
     ("tcpdump", "tcpdump"),
     ("iputils-ping", "ping"),
     ("curl", "curl"),

@@ -156,7 +156,7 @@ mod tests {
             map kr_flow_counts array key 4 value 4 entries 4096 flags 0x0
             map kr_flows hash key 40 value 28 entries 262144 flags 0x1
             map kr_frags lru_hash key 40 value 8 entries 4096 flags 0x0
-            map kr_ifaces hash key 4 value 12 entries 5120 flags 0x1
+            map kr_ifaces hash key 4 value 16 entries 5120 flags 0x1
             map kr_origins array key 4 value 32 entries 4096 flags 0x0
             map kr_peers hash key 16 value 8 entries 262144 flags 0x1
             map kr_pods array key 4 value 8 entries 4096 flags 0x0
