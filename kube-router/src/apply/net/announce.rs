@@ -39,7 +39,7 @@ pub fn announce(namespace: &File, end: &PodEnd, addresses: &BTreeSet<IpAddr>) ->
 fn announce_v4(end: &PodEnd, address: Ipv4Addr) -> io::Result<()> {
     // Of no protocol: it hears nothing, each packet it sends names its own.
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
-    socket.send_to(&arp(end.mac, address), &everybody(end.index)).map(drop)
+    socket.send_to(&arp(end.mac, address), &everybody(end.index)?).map(drop)
 }
 
 fn announce_v6(end: &PodEnd, address: Ipv6Addr) -> io::Result<()> {
@@ -80,7 +80,7 @@ fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> [u8; 32] {
 }
 
 /// The broadcast address of an Ethernet.
-fn everybody(index: u32) -> SockAddr {
+fn everybody(index: u32) -> io::Result<SockAddr> {
     // SAFETY: a structure of plain numbers, for which zeros are valid.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
@@ -97,10 +97,7 @@ fn everybody(index: u32) -> SockAddr {
         Ok(())
     };
     // SAFETY: the closure initialises both as the function wants it.
-    match unsafe { SockAddr::try_init(init) } {
-        Ok(((), address)) => address,
-        Err(error) => unreachable!("it returns no error: {error}"),
-    }
+    unsafe { SockAddr::try_init(init) }.map(|((), address)| address)
 }
 
 #[cfg(test)]
