@@ -33,6 +33,8 @@ impl Config {
     pub const KEEP_ESTABLISHED: u32 = 8;
     /// An event for every new flow.
     pub const FLOW_EVENTS: u32 = 16;
+    /// Flows of pods that nothing isolates are known too, for the policy that will.
+    pub const ALL_FLOWS: u32 = 32;
 
     #[inline(always)]
     pub const fn has(&self, flag: u32) -> bool {

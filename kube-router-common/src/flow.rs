@@ -71,6 +71,8 @@ impl Flow {
     pub const MASQUERADED: u8 = 16;
     /// From the pod to itself, through a service: allowed whatever the policies.
     pub const OWN: u8 = 32;
+    /// The policies came to forbid it: nothing passes by it. Every packet is judged, should they allow it again.
+    pub const REFUSED: u8 = 64;
 
     #[inline(always)]
     pub const fn is(&self, flag: u8) -> bool {
@@ -97,6 +99,8 @@ impl Flow {
     pub const fn timeout_s(&self, protocol: u8) -> u32 {
         let replied = self.is(Flow::REPLIED);
         match protocol {
+            // More than twice the longest wait before a segment is sent again (TCP_RTO_MAX of include/net/tcp.h).
+            protocol::TCP if self.is(Flow::REFUSED) => 300,
             protocol::TCP => match self.state {
                 Tcp::SYN_SENT => 120,
                 Tcp::SYN_RECV => 60,
@@ -146,8 +150,9 @@ pub enum Want {
     Needed = 1,
     /// It only spares later packets a verdict: those that are needed are not to wait for it.
     Spares = 2,
-    /// Nobody allowed it: whoever asks a pod for an echo gets one. The pod's own connections are worth more.
-    Uninvited = 16,
+    /// No policy let it through: whoever asks a pod for an echo gets one, and of pods that nothing isolates all are known
+    /// only because that may change. The other entries are worth more.
+    Unasked = 16,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && size_of::<Flow>() == 28);
@@ -310,6 +315,8 @@ mod tests {
             (132, flow(0, Flow::REPLIED), 210),
             (1, flow(0, 0), 30),
             (47, flow(0, 0), 600),
+            (6, flow(Tcp::ESTABLISHED, Flow::REPLIED | Flow::REFUSED), 300),
+            (17, flow(0, Flow::REPLIED | Flow::REFUSED), 120),
         ] {
             assert!(!flow.is_over(protocol, 1000 + lasts_s), "{protocol} {flow:?}");
             assert!(flow.is_over(protocol, 1001 + lasts_s), "{protocol} {flow:?}");
@@ -339,9 +346,9 @@ mod tests {
         let has_place = |own, all, most| super::has_place(own, all, most, Want::Needed);
         assert!(has_place(0, 999, 1_000) && !has_place(0, 1_000, 1_000) && !has_place(0, 0x7fff_ffff, 1_000));
         assert!(has_place(-3, -3, 1) && has_place(i32::MAX, i32::MAX, 0), "a limit that is not known is none");
-        // Alone: half of the table for what is needed, a third for what spares work, a seventeenth for what nobody allowed.
+        // Alone: half of the table for what is needed, a third for what spares work, a seventeenth for what no policy let through.
         let most_of = |want| (0..).find(|own| !super::has_place(*own, *own, 1_020, want));
-        assert_eq!([Want::Needed, Want::Spares, Want::Uninvited].map(most_of), [510, 340, 60].map(Some));
+        assert_eq!([Want::Needed, Want::Spares, Want::Unasked].map(most_of), [510, 340, 60].map(Some));
     }
 
     #[test]

@@ -74,6 +74,17 @@ pub enum Action {
     Reject,
 }
 
+/// Who began a connection, as the sockets in the pod tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Began {
+    /// There is no socket (a virtual machine's connection), or the pod's network namespace is not known.
+    Unknown,
+    /// There is one, and nobody listens where it is.
+    Pod,
+    /// Somebody listens at its local address and port.
+    Peer,
+}
+
 /// A number that all processors add to.
 pub trait Count {
     fn get(&self) -> i32;
@@ -102,8 +113,8 @@ pub trait World: Bytes {
     fn endpoint(&self, address: &Address) -> Option<Endpoint>;
     fn iface(&self, ifindex: u32) -> Option<Iface>;
     fn groups(&self, pod: u32) -> PodGroups;
-    /// Does somebody in the pod at hand listen at this local address and port, by TCP? No, where that is not known.
-    fn has_listener(&self, key: &FlowKey) -> bool;
+    /// What the kernel of the pod at hand has to say about a TCP connection.
+    fn who_began(&self, key: &FlowKey) -> Began;
     fn peer(&self, address: &Address) -> Option<Peer>;
     fn prefix(&self, key: &CidrKey) -> Option<Peer>;
     /// Copies the row to its place; false: there is none.
@@ -183,6 +194,12 @@ impl Case {
         (self.pod, self.class, self.rule) = (0, 0, 0);
         (self.note, self.egress, self.has_ends, self.has_ports, self.is_own) = (0, egress, false, false, false);
         self.config = config;
+    }
+
+    /// Is some policy about the pod at hand?
+    #[inline(always)]
+    fn is_isolated(&self) -> bool {
+        self.groups != PodGroups::default()
     }
 
     #[inline(always)]

@@ -22,7 +22,7 @@ use crate::{
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount, note},
     event::{BUCKET_ANSWERS, EventHead},
     flow::{ALL_PODS, Flow, FlowKey},
-    hooks::{self, Action, Case, Count, Hook, World},
+    hooks::{self, Action, Began, Case, Count, Hook, World},
     packet::{Bytes, ends, ethertype, transport},
     policy::{
         Address, CidrKey, DEFAULT_FLOWS, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service,
@@ -56,6 +56,8 @@ pub struct Tables {
     pub events: Vec<EventHead>,
     /// Where pods listen, by the interface.
     pub listeners: BTreeSet<(u32, Address, u16)>,
+    /// Where their connections begin, the same way.
+    pub clients: BTreeSet<(u32, Address, u16)>,
     pub max_flows: usize,
     pub now_s: u32,
     /// Are buckets empty?
@@ -69,6 +71,7 @@ impl Default for Tables {
             endpoints: BTreeMap::new(),
             pods: BTreeMap::new(),
             listeners: BTreeSet::new(),
+            clients: BTreeSet::new(),
             ifaces: BTreeMap::new(),
             peers: BTreeMap::new(),
             cidrs: BTreeMap::new(),
@@ -271,8 +274,14 @@ impl World for View<'_> {
         self.tables.borrow().pods.get(&pod).copied().unwrap_or_default()
     }
 
-    fn has_listener(&self, key: &FlowKey) -> bool {
-        self.tables.borrow().listeners.contains(&(self.ifindex(), key.local, key.local_port))
+    fn who_began(&self, key: &FlowKey) -> Began {
+        let tables = self.tables.borrow();
+        let sockets = |of: &BTreeSet<_>| of.contains(&(self.ifindex(), key.local, key.local_port));
+        match (sockets(&tables.listeners), sockets(&tables.clients)) {
+            (true, _) => Began::Peer,
+            (_, true) => Began::Pod,
+            _ => Began::Unknown,
+        }
     }
 
     fn peer(&self, address: &Address) -> Option<Peer> {

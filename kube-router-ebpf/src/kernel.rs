@@ -23,7 +23,7 @@ use kube_router_common::{
     config::RuleCount,
     event::{CAPTURE, Event, EventHead},
     flow::FlowKey,
-    hooks::Count,
+    hooks::{Began, Count},
     policy::{CidrKey, Peer},
 };
 
@@ -97,37 +97,52 @@ pub fn has_foreign_socket(context: &TcContext) -> bool {
     }
 }
 
-/// Does somebody listen at this local address and port, by TCP, in the network namespace that this one knows by a number? The
-/// peer's port is 0, from which nobody calls, so that no connection is found instead.
+/// Who began this TCP connection, as the sockets tell of the network namespace that this one knows by a number.
 #[inline(always)]
-pub fn has_listener(context: &TcContext, netns: u32, key: &FlowKey) -> bool {
+pub fn who_began(context: &TcContext, netns: u32, key: &FlowKey) -> Began {
     const TCP_LISTEN: u32 = 10;
     let (peer, local) = (&key.peer.0, &key.local.0);
     let [high, low] = key.local_port.to_be_bytes();
-    let ports = u32::from_ne_bytes([0, 0, high, low]);
+    let [peer_high, peer_low] = key.peer_port.to_be_bytes();
+    // Nobody calls from port 0, so that no connection is found instead of who listens.
+    let nobody = u32::from_ne_bytes([0, 0, high, low]);
+    let exact = u32::from_ne_bytes([peer_high, peer_low, high, low]);
     let word = |of: &[u8; 16], at: usize| u32::from_ne_bytes([of[at], of[at + 1], of[at + 2], of[at + 3]]);
     // `struct bpf_sock_tuple`: source, destination, their ports; of IPv4 the first three words. On the way in the peer is the source.
     let mut tuple = [0_u32; 9];
-    let length = if key.local.is_v4() {
-        (tuple[0], tuple[1], tuple[2]) = (word(peer, 12), word(local, 12), ports);
-        12
+    let (length, ports) = if key.local.is_v4() {
+        (tuple[0], tuple[1]) = (word(peer, 12), word(local, 12));
+        (12, 2)
     } else {
         for at in 0..4 {
             (tuple[at], tuple[4 + at]) = (word(peer, 4 * at), word(local, 4 * at));
         }
-        tuple[8] = ports;
-        36
+        (36, 8)
     };
+    tuple[ports] = nobody;
+    if socket_state(context, netns, &mut tuple, length) == Some(TCP_LISTEN) {
+        return Began::Peer;
+    }
+    tuple[ports] = exact;
+    match socket_state(context, netns, &mut tuple, length) {
+        None | Some(TCP_LISTEN) => Began::Unknown,
+        Some(_) => Began::Pod,
+    }
+}
+
+/// State (`TCP_*` of include/net/tcp_states.h) of the socket that a packet with these ends would get to.
+#[inline(always)]
+fn socket_state(context: &TcContext, netns: u32, tuple: &mut [u32; 9], length: u32) -> Option<u32> {
     // SAFETY: the helper reads as much of the tuple as it is told; what it returns is looked at only if there is
     // one, and given back.
     unsafe {
         let socket = bpf_skc_lookup_tcp(context.skb.skb.cast(), tuple.as_mut_ptr().cast(), length, u64::from(netns), 0);
         if socket.is_null() {
-            return false;
+            return None;
         }
         let state = (*socket).state;
         bpf_sk_release(socket.cast());
-        state == TCP_LISTEN
+        Some(state)
     }
 }
 

@@ -11,7 +11,7 @@ use kube_router_common::{
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, note},
     event::{BUCKET_ANSWERS, EventHead, Rate},
     flow::{Flow, FlowKey},
-    hooks::{Case, Count, World},
+    hooks::{Began, Case, Count, World},
     packet::{Bytes, ethertype, read_ends, read_transport},
     policy::{Address, CidrKey, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service, ServiceKey},
 };
@@ -228,9 +228,9 @@ impl World for View<'_> {
     }
 
     #[inline(always)]
-    fn has_listener(&self, key: &FlowKey) -> bool {
+    fn who_began(&self, key: &FlowKey) -> Began {
         let netns = self.iface(self.ifindex()).unwrap_or_default().netns;
-        netns != 0 && kernel::has_listener(self.context, netns - 1, key)
+        if netns == 0 { Began::Unknown } else { kernel::who_began(self.context, netns - 1, key) }
     }
 
     #[inline(always)]

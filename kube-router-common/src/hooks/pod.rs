@@ -64,7 +64,7 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
         return Ok(());
     }
     case.groups = world.groups(case.pod);
-    if case.groups == PodGroups::default() {
+    if !case.is_isolated() {
         // Who sends is still to be known behind a load balancer that masquerades.
         if let Some(peer) = world.peer(&case.ends.destination)
             && peer.flags & (Peer::NODE | Peer::SERVICE) != 0
@@ -76,10 +76,22 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
                 track::note_origin(world, case.pod, &case.ends.source);
             }
         }
+    }
+    follow(world, case)
+}
+
+/// Flow and verdict, if policies isolate the pod. The flow alone, where some may come to: it is to be known who began it.
+#[inline(always)]
+fn follow<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
         return Ok(());
     }
-    case.read_transport(world)?;
-    track::track(world, case)
+    match case.read_transport(world) {
+        // Only policies refuse what can't be read.
+        Err(_) if !case.is_isolated() => Ok(()),
+        Err(reason) => Err(reason),
+        Ok(()) => track::track(world, case),
+    }
 }
 
 /// Frame, hardware address, source address.
@@ -241,11 +253,7 @@ fn into<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
         let passes = !denies_unknown(world, ifindex) || is_discovery(world, case);
         return if passes { Ok(()) } else { Err(Reason::Unpublished) };
     }
-    if case.groups == PodGroups::default() {
-        return Ok(());
-    }
-    case.read_transport(world)?;
-    track::track(world, case)
+    follow(world, case)
 }
 
 /// Neighbour and router discovery.

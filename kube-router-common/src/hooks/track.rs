@@ -1,6 +1,6 @@
 //! Flows and verdicts: a live flow passes, anything else is judged.
 
-use super::{Case, Count, World, count, fill, is_balanced, peer_of, pod::ingress_class};
+use super::{Began, Case, Count, World, count, fill, is_balanced, peer_of, pod::ingress_class};
 use crate::{
     config::{Config, FragKey, FragPorts, note},
     event::{BUCKET_FLOWS, EventHead},
@@ -17,7 +17,7 @@ enum Found {
     Live,
     /// Live, and its egress verdict falls behind a load balancer.
     Pending,
-    /// Of another generation; a copy is in `Case::flow`.
+    /// Of another generation, or refused when it was last judged; a copy is in `Case::flow`.
     Old,
 }
 
@@ -78,7 +78,7 @@ fn tell_fragments<W: World>(world: &W, case: &Case) {
     }
 }
 
-/// A packet of a pod that some policy isolates.
+/// A packet of a pod that some policy isolates, or may come to.
 #[inline(always)]
 pub(super) fn track<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     (case.passes, case.is_allowed, case.is_old) = (false, false, false);
@@ -127,12 +127,24 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
             return Ok(());
         }
         Found::Old => case.is_old = true,
+        // It passes in any case, and who began is worth finding out only where that can be kept.
+        Found::Nothing if !case.is_isolated() && !may_keep(world, case) => return Ok(()),
         Found::Nothing => case.flow = Flow::default(),
     }
     begin(world, case)
 }
 
-/// The first packet of a flow, or of a flow since the policies changed.
+/// Would there be an entry for this flow of a pod that nothing isolates?
+#[inline(always)]
+fn may_keep<W: World>(world: &W, case: &Case) -> bool {
+    let has_room = match (world.flow_count(case.pod), world.flow_count(ALL_PODS)) {
+        (Some(own), Some(all)) => has_place(own.get(), all.get(), case.config.max_flows, Want::Unasked),
+        _ => false,
+    };
+    case.is_stateful && (case.is_known || has_room)
+}
+
+/// The first packet of a flow, or of a flow since the policies changed, or any packet of one that they refuse.
 #[inline(always)]
 fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     let (egress, old, now_s) = (case.egress, case.is_old, case.now_s);
@@ -142,25 +154,37 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     let mut judged = decide(world, case, from_pod);
     let own = case.is_own || (old && case.flow.is(Flow::OWN));
     judged.allowed |= case.is_allowed || own;
-    if judged.allowed && !old && may_be_older && egress && is_served(world, case) {
-        (judged, from_pod) = (decide(world, case, false), false);
-    }
-    if !judged.allowed && !old && may_be_older && now_s < case.config.learn_until_s {
-        // Perhaps a reply of what was there before us.
-        let reverse = decide(world, case, !from_pod);
-        if reverse.allowed {
-            (judged, from_pod) = (reverse, !from_pod);
+    if may_be_older && !old && !own {
+        let other = if from_pod { case.groups.ingress } else { case.groups.egress };
+        let is_learning = now_s < case.config.learn_until_s;
+        let matters = other != NOT_ISOLATED || !case.is_isolated();
+        if if judged.allowed { matters } else { is_learning } {
+            let began = who_began(world, case);
+            let is_other_way = match began {
+                Began::Pod => !from_pod,
+                Began::Peer => from_pod,
+                // Perhaps a reply of what was there before us.
+                Began::Unknown => !judged.allowed,
+            };
+            if is_other_way {
+                let reverse = decide(world, case, !from_pod);
+                if reverse.allowed || !matches!(began, Began::Unknown) {
+                    (judged, from_pod) = (reverse, !from_pod);
+                }
+            }
         }
     }
-    world.count_rule(judged.rule);
+    if case.is_isolated() {
+        world.count_rule(judged.rule);
+    }
     (case.class, case.rule, case.egress) = (judged.class, judged.rule, from_pod);
     if !judged.allowed {
         if old {
-            forget(world, case);
+            refuse_from_now_on(world, case, &judged, from_pod == egress);
         }
         return Err(Reason::Denied);
     }
-    if case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
+    if case.is_isolated() && case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
         world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
     }
     if judged.pending && egress {
@@ -182,8 +206,8 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
     (case.flow.class, case.flow.rule) = (judged.class, judged.rule);
     case.flow.see(case.t.protocol, case.t.flags, from_pod == egress, now_s);
-    let want = match (case.is_allowed, needed) {
-        (true, _) => Want::Uninvited,
+    let want = match (case.is_allowed || !case.is_isolated(), needed) {
+        (true, _) => Want::Unasked,
         (false, true) => Want::Needed,
         (false, false) => Want::Spares,
     };
@@ -191,17 +215,37 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
         if needed {
             return Err(Reason::TableFull);
         }
-        count(world, case, Reason::Untracked);
+        if case.is_isolated() {
+            count(world, case, Reason::Untracked);
+        }
     }
     Ok(())
 }
 
-/// Out of a pod, in the middle of a connection that has no entry: did the peer begin it? So it is where somebody in the pod
-/// listens. Its entry was taken away when it was denied, or it is older than the pod's isolation; the pod's next word must
-/// not make it one of the pod's own, whose replies pass.
+/// In the middle of a TCP connection that has no entry, as it is older than the pod's isolation or than the table: who began
+/// it? The answerer's next word must not make it a connection of its own, whose replies pass.
 #[inline(always)]
-fn is_served<W: World>(world: &W, case: &Case) -> bool {
-    case.groups.ingress != NOT_ISOLATED && !case.config.has(Config::KEEP_ESTABLISHED) && world.has_listener(&case.key)
+fn who_began<W: World>(world: &W, case: &Case) -> Began {
+    if case.config.has(Config::KEEP_ESTABLISHED) { Began::Unknown } else { world.who_began(&case.key) }
+}
+
+/// A live flow is forbidden. Its entry stays until the flow is silent, or the other side's next word would begin one of its
+/// own, of which this one's packets were the replies. Who was refused keeps the entry alive by going on; of TCP, where a new
+/// connection can be told from an old one, either side does.
+#[inline(always)]
+fn refuse_from_now_on<W: World>(world: &W, case: &Case, judged: &Judged, from_initiator: bool) {
+    let (protocol, now_s) = (case.t.protocol, case.now_s);
+    let is_tcp = protocol == protocol::TCP;
+    // An echo that is asked for anew is always allowed.
+    if matches!(protocol, protocol::ICMP | protocol::ICMPV6) || (is_tcp && Tcp::opens(case.t.flags)) {
+        return forget(world, case);
+    }
+    let Some(mut flow) = world.flow(&case.key) else { return };
+    flow.flags |= Flow::REFUSED;
+    (flow.generation, flow.class, flow.rule) = (case.config.generation, judged.class, judged.rule);
+    if from_initiator || is_tcp {
+        flow.last_seen_s = now_s;
+    }
 }
 
 /// Is the entry this very pod's? An address is a key only: pods come and go with it, several get what is sent to a group,
@@ -231,13 +275,14 @@ fn find<W: World>(world: &W, case: &mut Case) -> Found {
     }
     let from_initiator = flow.is(Flow::FROM_POD) == egress;
     // The one who answered opens a connection of its own: that is for the tables to judge.
-    let other_way = !from_initiator && protocol == protocol::TCP && Tcp::opens(flags);
-    if other_way || flow.is_over(protocol, now_s) {
+    let opens = protocol == protocol::TCP && Tcp::opens(flags);
+    let is_another = opens && (!from_initiator || flow.is(Flow::REFUSED));
+    if is_another || flow.is_over(protocol, now_s) {
         (case.is_known, case.owner) = (true, owner);
         return Found::Nothing;
     }
     // What opens a connection may get to a process of this node now, which no later hook would see.
-    let anew = flow.is(Flow::PENDING) && protocol == protocol::TCP && Tcp::opens(flags);
+    let anew = (flow.is(Flow::PENDING) && opens) || flow.is(Flow::REFUSED);
     if anew || (flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED)) {
         case.flow = *flow;
         (case.is_known, case.owner) = (true, owner);
@@ -317,7 +362,7 @@ fn decide<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Judged {
 /// May the pod talk to the process of this node that a service may choose?
 #[inline(always)]
 fn judge_host<W: World>(world: &W, case: &Case, judged: &mut Judged) {
-    if case.service.host_port == 0 {
+    if case.service.host_port == 0 || case.groups.egress == NOT_ISOLATED {
         return;
     }
     judged.class = peer_of(world, &case.service.host).class;
@@ -355,7 +400,7 @@ fn is_related<W: World>(world: &W, case: &mut Case) -> bool {
     (case.other.kind, case.other.pad) = (FlowKey::POD, 0);
     let (protocol, now_s) = (case.other.protocol, world.now_s());
     let ifindex = world.ifindex();
-    let is_ours = |flow: &Flow| flow.pod == case.pod && flow.ifindex == ifindex;
+    let is_ours = |flow: &Flow| flow.pod == case.pod && flow.ifindex == ifindex && !flow.is(Flow::REFUSED);
     world.flow(&case.other).is_some_and(|flow| is_ours(&flow) && !flow.is_over(protocol, now_s))
 }
 

@@ -6,6 +6,8 @@ mod flows;
 mod headers;
 mod paths;
 mod pods;
+#[cfg(test)]
+mod sequences;
 
 use std::{string::String, vec, vec::Vec};
 
@@ -288,6 +290,8 @@ pub fn cases(now_s: u32) -> Vec<Case> {
         pods::verdicts(&mut list, f);
         flows::live_flows(&mut list, f);
         flows::foreign_flows(&mut list, f);
+        flows::refused_flows(&mut list, f);
+        flows::kept_flows(&mut list, f);
         paths::services(&mut list, f);
         paths::full_table(&mut list, f);
         paths::shared_table(&mut list, f);
@@ -333,35 +337,6 @@ mod tests {
         std::println!("{} promises, {crafted} of them crafted packets", cases.len());
         assert!(cases.len() > 900 && crafted > 550, "{} {crafted}", cases.len());
         assert!(broken.is_empty(), "of {}:\n{}", cases.len(), broken.join("\n"));
-    }
-
-    /// The programs ask the kernel who listens; here it is a table.
-    #[test]
-    fn who_listens_did_not_begin_the_connection() {
-        for f in Family::BOTH {
-            let run = |far: Address, prepare: &dyn Fn(&mut Tables), flags: u8| {
-                let mut tables = tables(1_000_000);
-                tables.pods.insert(1, PodGroups { ingress: GROUP_1_IN, egress: 0 });
-                tables.listeners.insert((IF_1, pod_1(f), 80));
-                prepare(&mut tables);
-                let bytes = Build::tcp((pod_1(f), 80), (far, 4000), flags).bytes();
-                let packet = Packet { bytes, ifindex: IF_1, note: 0, mark: 0, checksum: None };
-                let action = tables.run(Hook::PodOut, &packet).action;
-                (action, tables.flows.values().map(|flow| flow.is(Flow::FROM_POD)).collect::<Vec<_>>())
-            };
-            let as_is = |_: &mut Tables| {};
-            assert_eq!(run(stranger(f), &as_is, ACK), (Action::Reject, vec![]), "the peer may not talk to it");
-            assert_eq!(run(friend(f), &as_is, ACK), (Action::Pass, vec![false]), "it may, and it began");
-            assert_eq!(run(stranger(f), &as_is, SYN), (Action::Pass, vec![true]), "one of its own, from that port");
-            let elsewhere = |t: &mut Tables| t.listeners.clear();
-            assert_eq!(run(stranger(f), &elsewhere, ACK), (Action::Pass, vec![true]), "nobody listens");
-            let keep = |t: &mut Tables| t.config.flags = Config::KEEP_ESTABLISHED;
-            assert_eq!(run(stranger(f), &keep, ACK), (Action::Pass, vec![true]), "connections are to live on");
-            let isolated = |t: &mut Tables| {
-                t.pods.insert(1, PodGroups { ingress: GROUP_1_IN, egress: GROUP_1_OUT });
-            };
-            assert_eq!(run(friend(f), &isolated, ACK), (Action::Reject, vec![]), "who listens may not say more for it");
-        }
     }
 
     #[test]

@@ -253,7 +253,7 @@ flags! {
         netpol_reject "netpol-reject", String = "icmp", Works,
             "Answer to refused packets: icmp (port unreachable) or drop (none).";
         netpol_keep_established "netpol-keep-established", bool = "false", Works,
-            "Connections of pods that are isolated already live on when a policy starts to forbid them.";
+            "Connections live on when a policy starts to forbid them.";
         netpol_anti_spoofing "netpol-anti-spoofing", bool = "true", Works,
             "Pods send from their own IP and hardware addresses only.";
         netpol_max_flows "netpol-max-flows", u32 = "262144", Works,

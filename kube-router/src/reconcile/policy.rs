@@ -118,6 +118,11 @@ pub struct Enforcer {
     isolated: BTreeSet<u32>,
     finished: usize,
     flow_records: bool,
+    /// There were policies since the start. From then on every pod's flows are known, so that a policy that isolates it ends
+    /// what it forbids.
+    had_policies: bool,
+    /// As last ordered or observed.
+    settings: Settings,
     /// Tables changed, or were about to, and live flows were not told yet: orders between may have failed.
     owes_judging: bool,
 }
@@ -151,6 +156,8 @@ impl Enforcer {
             isolated: BTreeSet::new(),
             finished: 0,
             flow_records: false,
+            had_policies: false,
+            settings: Settings::default(),
             owes_judging: false,
         }
     }
@@ -314,7 +321,7 @@ impl Enforcer {
         self.isolated = self.isolated_now();
         let there: BTreeSet<u32> = self.links.now.devices.keys().copied().collect();
         let orders = plan_enforcement(plan_policy(&changes), &services, &in_force.changes_to(&wanted, &there));
-        self.running = orders.into();
+        self.running = self.order_settings().into_iter().chain(orders).collect();
         self.report_bindings(&claims, &wanted);
     }
 
@@ -418,9 +425,9 @@ impl Enforcer {
         let there: BTreeSet<u32> = self.links.now.devices.keys().copied().collect();
         let mut orders =
             plan_enforcement(plan_policy(&changes), &services, &observed.interfaces.changes_to(&wanted, &there));
-        let settings = self.settings();
-        if settings != observed.settings {
-            orders.insert(0, PolicyOrder::SetSettings(settings));
+        self.settings = observed.settings;
+        if let Some(order) = self.order_settings() {
+            orders.insert(0, order);
         }
         self.running = orders.into();
         self.in_force = Some(observed.interfaces);
@@ -455,15 +462,20 @@ impl Enforcer {
         })
     }
 
-    fn settings(&self) -> Settings {
+    /// What the programs are to be told, if that is something new.
+    fn order_settings(&mut self) -> Option<PolicyOrder> {
         use kube_router_common::config::Config;
+        self.had_policies |= self.compiler.has_policies();
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-        Settings {
+        let settings = Settings {
             flags: flag(self.config.silent, Config::SILENT)
                 | flag(self.config.keep_established, Config::KEEP_ESTABLISHED)
                 | flag(!self.config.antispoof, Config::NO_ANTISPOOF)
-                | flag(self.flow_records, Config::FLOW_EVENTS),
-        }
+                | flag(self.flow_records, Config::FLOW_EVENTS)
+                | flag(self.had_policies || self.config.keep_established, Config::ALL_FLOWS),
+        };
+        let is_new = std::mem::replace(&mut self.settings, settings) != settings;
+        is_new.then_some(PolicyOrder::SetSettings(settings))
     }
 
     /// Answer to [`PolicyStep::Apply`]: so many of the orders were carried out.
@@ -541,7 +553,8 @@ impl Enforcer {
         if self.flow_records != wanted {
             self.flow_records = wanted;
             if self.in_force.is_some() {
-                self.running.push_back(PolicyOrder::SetSettings(self.settings()));
+                let order = self.order_settings();
+                self.running.extend(order);
             }
         }
     }

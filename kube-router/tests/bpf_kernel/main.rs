@@ -4,6 +4,7 @@
 
 mod cluster;
 mod explained;
+mod forbidden;
 mod full;
 mod live;
 mod load;

@@ -6,8 +6,9 @@ use kube_router::apply::bpf::now_s;
 use kube_router_common::{
     config::{Config, note},
     event::EventHead,
-    flow::ALL_PODS,
+    flow::{ALL_PODS, Flow},
     hooks::{Action, Hook},
+    policy::PodGroups,
     reason::Reason,
     twin::{
         Packet, Tables,
@@ -170,7 +171,7 @@ fn random_packets_are_judged_as_by_the_twin() {
         let mut random = Random::new(seed);
         let seeds: Vec<_> = cases(now_s()).into_iter().map(|case| (case.hook, case.packet)).collect();
         let mut reasons = std::collections::BTreeMap::<u8, u64>::new();
-        let (mut passed, mut answers, mut most) = (0_u64, 0_u64, 0);
+        let (mut passed, mut answers, mut most, mut refused) = (0_u64, 0_u64, 0, 0);
         let mut twin = Tables::default();
         for at in 0..count {
             if at % 5_000 == 0 {
@@ -182,14 +183,25 @@ fn random_packets_are_judged_as_by_the_twin() {
                     most = most.max(twin.flows.len());
                 }
                 twin = cases::tables(now_s());
-                let flags =
-                    [Config::NO_ANTISPOOF, Config::KEEP_ESTABLISHED].map(|flag| flag * (random.draw() as u32 & 1));
+                let flags = [Config::NO_ANTISPOOF, Config::KEEP_ESTABLISHED, Config::ALL_FLOWS]
+                    .map(|flag| flag * (random.draw() as u32 & 1));
                 // Most of the time no answers, as there is an allowance.
                 let silent = if at % 20_000 == 0 { 0 } else { Config::SILENT };
                 // Now and then room for a few only, which are shared.
                 twin.config.max_flows = [0, 32][random.below(2)];
                 twin.config.flags = flags.into_iter().sum::<u32>() | silent;
                 rig.write(&twin);
+            }
+            if at % 500 == 499 {
+                // Policies change under live flows, some of which they come to refuse.
+                let groups = PodGroups {
+                    ingress: cases::GROUP_1_IN * random.below(2) as u32,
+                    egress: cases::GROUP_1_OUT * random.below(2) as u32,
+                };
+                twin.pods.insert(1, groups);
+                twin.config.generation += 1;
+                rig.dataplane.tables().pods.put(&1, &groups).expect("groups");
+                rig.dataplane.tables().set_config(&twin.config).expect("config");
             }
             let (hook, packet) = random.packet(&seeds);
             twin.now_s = now_s();
@@ -202,6 +214,8 @@ fn random_packets_are_judged_as_by_the_twin() {
             }
             passed += u64::from(outcome.action == Action::Pass);
             answers += u64::from(outcome.answer.is_some() && !exhausted);
+            refused +=
+                u64::from(at % 5_000 == 4_999) * twin.flows.values().filter(|f| f.is(Flow::REFUSED)).count() as u64;
             for head in twin.events.drain(..) {
                 *reasons.entry(head.reason).or_default() += 1;
             }
@@ -210,7 +224,10 @@ fn random_packets_are_judged_as_by_the_twin() {
             .iter()
             .map(|(reason, count)| format!("{} {count}", Reason::of(*reason).map_or("?", Reason::name)))
             .collect();
-        println!("{passed} passed, {answers} answered, up to {most} flows; refused: {}", named.join(", "));
-        assert!(count < 50_000 || (passed > count / 50 && reasons.len() > 8), "{reasons:?}");
+        println!(
+            "{passed} passed, {answers} answered, up to {most} flows, {refused} flows refused later; refused: {}",
+            named.join(", ")
+        );
+        assert!(count < 50_000 || (passed > count / 50 && reasons.len() > 8 && refused > 0), "{reasons:?}");
     });
 }

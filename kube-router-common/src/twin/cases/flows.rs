@@ -29,8 +29,8 @@ pub(super) fn live_flows(list: &mut List, f: Family) {
     list.out("a change of policies stops a live connection", Build::tcp(pod, far, ACK))
         .given(old)
         .rejects(OUT, Reason::Denied)
-        .flows(0);
-    list.into("from either side", Build::tcp(far, pod, ACK)).given(old).rejects(OUT, Reason::Denied).flows(0);
+        .flows(1);
+    list.into("from either side", Build::tcp(far, pod, ACK)).given(old).rejects(OUT, Reason::Denied).flows(1);
     list.out("unless they may live on", Build::tcp(pod, far, ACK))
         .given(|t| {
             old(t);
@@ -150,4 +150,113 @@ pub(super) fn foreign_flows(list: &mut List, f: Family) {
         .noted(1)
         .given(move |t| masqueraded(t, 1))
         .rejects(OUT, Reason::Denied);
+}
+
+/// What was refused stays so whoever speaks next, until it is silent.
+pub(super) fn refused_flows(list: &mut List, f: Family) {
+    let (pod, far) = ((pod_1(f), 4000), (stranger(f), 443));
+    let only = |ingress: u32, egress: u32| {
+        move |t: &mut Tables| {
+            t.pods.insert(1, PodGroups { ingress, egress });
+        }
+    };
+    let (served, calling) = (only(GROUP_1_IN, 0), only(0, GROUP_1_OUT));
+    for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
+        let packet = |from, to| match protocol {
+            protocol::TCP => Build::tcp(from, to, ACK),
+            protocol::UDP => Build::udp(from, to, b"more"),
+            _ => Build::sctp(from, to),
+        };
+        let refused = |peer: (Address, u16), flags: u8| {
+            move |t: &mut Tables| {
+                let flow = live(t, flags | Flow::REPLIED | Flow::REFUSED);
+                t.flows.insert(key(pod, peer, protocol), flow);
+            }
+        };
+        let says = |text: &str| std::format!("protocol {protocol}: a refused flow {text}");
+        // Nothing else isolates the pod in the direction in which each of these goes.
+        list.out(&says("of the peer's is no way out"), packet(pod, far))
+            .given(served)
+            .given(refused(far, 0))
+            .rejects(IN, Reason::Denied)
+            .flows(1);
+        list.into(&says("of the pod's is no way in"), packet(far, pod))
+            .given(calling)
+            .given(refused(far, Flow::FROM_POD))
+            .rejects(OUT, Reason::Denied)
+            .flows(1);
+        list.into(&says("is refused though connections may live on"), packet(far, pod))
+            .given(served)
+            .given(refused(far, 0))
+            .given(|t| t.config.flags = Config::KEEP_ESTABLISHED)
+            .rejects(IN, Reason::Denied)
+            .flows(1);
+        list.out(&says("of another pod's says nothing"), packet(pod, far))
+            .given(served)
+            .given(refused(far, 0))
+            .given(move |t| t.flows.values_mut().for_each(|flow| flow.pod = 2))
+            .flows(1);
+        let friendly = (friend(f), 80);
+        list.into(&says("goes on when it is allowed again"), packet(friendly, pod))
+            .given(calling)
+            .given(refused(friendly, Flow::FROM_POD))
+            .flows(1);
+    }
+    let connection = |t: &mut Tables| {
+        let flow = live(t, Flow::REPLIED | Flow::REFUSED);
+        t.flows.insert(key(pod, far, protocol::TCP), flow);
+    };
+    list.out("the pod may open a connection where one is refused", Build::tcp(pod, far, SYN))
+        .given(served)
+        .given(connection)
+        .flows(1);
+    list.into("and whom it refused is judged anew", Build::tcp(far, pod, SYN))
+        .given(served)
+        .given(connection)
+        .rejects(IN, Reason::Denied)
+        .flows(1);
+    let mut quoted = vec![0; 4];
+    quoted.extend_from_slice(&Build::udp(pod, far, b"query").network());
+    let problem = if f == Family::V4 { icmp::PARAMETER_PROBLEM } else { icmp::PARAMETER_PROBLEM_6 };
+    list.into("an error about a refused flow does not pass", Build::icmp(nobody(f), pod.0, problem, 0, &quoted))
+        .given(move |t| {
+            let flow = live(t, Flow::FROM_POD | Flow::REFUSED);
+            t.flows.insert(key(pod, far, protocol::UDP), flow);
+        })
+        .rejects(IN, Reason::Denied)
+        .unanswered();
+}
+
+/// Where there are policies at all, flows of pods that nothing isolates are known.
+pub(super) fn kept_flows(list: &mut List, f: Family) {
+    let (pod, far) = ((pod_1(f), 4000), (stranger(f), 443));
+    let free = |t: &mut Tables| {
+        t.pods.clear();
+        t.config.flags = Config::ALL_FLOWS;
+    };
+    list.out("a free pod's connection is known", Build::tcp(pod, far, SYN)).given(free).flows(1);
+    list.into("and whom it serves", Build::udp(far, pod, b"query")).given(free).flows(1);
+    list.out("but not where there are no policies", Build::tcp(pod, far, SYN)).given(|t| t.pods.clear()).flows(0);
+    list.out("what can't be read leaves a free pod", Build::tcp(pod, far, SYN).with(|b| b.transport.truncate(3)))
+        .given(free)
+        .flows(0);
+    list.into("no room, and a free pod is served", Build::udp(far, pod, b"query"))
+        .given(free)
+        .given(|t| t.max_flows = 0)
+        .given(|t| t.config.max_flows = 1)
+        .given(|t| {
+            t.flow_counts.insert(crate::flow::ALL_PODS, 1);
+        })
+        .flows(0);
+    list.out(
+        "a process of the node may be chosen, where nothing isolates egress",
+        Build::tcp(pod, (service(f), 443), SYN),
+    )
+    .given(|t| {
+        t.pods.insert(1, PodGroups { ingress: GROUP_1_IN, egress: 0 });
+        for service in t.services.values_mut() {
+            (service.host, service.host_port, service.flags) = (node(f), 443, Service::MORE);
+        }
+    })
+    .flows(1);
 }

@@ -64,7 +64,7 @@ pub(super) fn services(list: &mut List, f: Family) {
     list.out("a flow to a node port that is nobody's any more", goes_on.clone())
         .given(move |t| had(t, (node(f), 30_001), GENERATION - 1))
         .rejects(OUT, Reason::Denied)
-        .flows(0);
+        .flows(1);
     list.out("and to one that is", goes_on)
         .given(ports)
         .given(move |t| had(t, (node(f), 30_001), GENERATION - 1))
@@ -139,7 +139,7 @@ pub(super) fn services(list: &mut List, f: Family) {
             t.flows.insert(key((pod_1(f), 80), (node(f), 4000), protocol::TCP), flow);
         })
         .rejects(IN, Reason::Denied)
-        .flows(0);
+        .flows(1);
 }
 
 pub(super) fn full_table(list: &mut List, f: Family) {

@@ -145,6 +145,7 @@ impl FlowLine {
             (!flow.is(Flow::REPLIED), "unreplied"),
             (flow.is(Flow::MASQUERADED), "masqueraded"),
             (flow.is(Flow::OWN), "to-itself"),
+            (flow.is(Flow::REFUSED), "refused"),
             (flow.generation != generation, "to-be-judged-again"),
             (flow.is_over(key.protocol, now_s), "over"),
         ];

@@ -387,6 +387,11 @@ impl PolicyCompiler {
         self.groups.len()
     }
 
+    /// Is there any policy in the cluster, about whichever pods?
+    pub fn has_policies(&self) -> bool {
+        !self.versions.is_empty()
+    }
+
     /// Sets of peers that rules tell apart.
     pub fn class_count(&self) -> usize {
         self.classes.len()

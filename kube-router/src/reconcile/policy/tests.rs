@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use kube_router_common::{
-    config::Iface,
+    config::{Config, Iface},
     policy::{PodGroups, Service},
 };
 use serde_json::{Value, json};
@@ -18,7 +18,10 @@ use crate::{
         Kind, ObjectEvent, ObjectKey,
         parse::{Claim, RawObject},
     },
-    plan::{enforcement::PolicyOrder, policy::PolicyOp},
+    plan::{
+        enforcement::{PolicyOrder, Settings},
+        policy::PolicyOp,
+    },
     reconcile::{Command, Reconciler},
 };
 
@@ -189,6 +192,32 @@ fn a_restart_writes_nothing() {
     let numbered = again.reconciler.enforcer().expect("on").compiled();
     let web = numbered.pods().find(|(key, _)| &*key.name == "web").expect("web").1;
     assert_eq!(again.row(11).map(|row| row.pod), Some(web));
+}
+
+#[test]
+fn from_the_first_policy_on_all_flows_are_known() {
+    let kernel = FakePolicy::default();
+    let mut rig = Rig::new(&kernel, FirewallConfig::default());
+    rig.put_link(link(11, &["10.1.0.11"])).send([node(), pod("web", Some("10.1.0.11"))]).complete().settle();
+    let knows_all = |log: &[PolicyOrder]| {
+        let orders = log.iter().filter_map(|order| match order {
+            PolicyOrder::SetSettings(settings) => Some(settings.flags & Config::ALL_FLOWS != 0),
+            _ => None,
+        });
+        orders.collect::<Vec<_>>()
+    };
+    let log = || kernel.0.borrow().log.clone();
+    assert!(knows_all(&log()).is_empty());
+    let before = log().len();
+    // About nobody here, but the next one may be.
+    rig.send([isolate("somebody else")]).settle();
+    assert_eq!(knows_all(&log()[before..]), [true]);
+    rig.send([isolate("web"), isolate("free")]).settle();
+    assert_eq!(knows_all(&log()), [true], "once");
+    kernel.0.borrow_mut().kernel.settings = Settings::default();
+    rig.now_ms += 400_000;
+    rig.settle();
+    assert_eq!(knows_all(&log()), [true, true], "somebody took it away");
 }
 
 #[test]
