@@ -20,7 +20,10 @@ use std::{
 
 use calm::Calm;
 use field::Field;
-use kube_router_tests::probe::{FirstTry, ProbeError};
+use kube_router_tests::{
+    pace,
+    probe::{FirstTry, ProbeError},
+};
 
 /// Pods that start at the same time.
 const LANES: usize = 4;
@@ -99,7 +102,8 @@ fn tell(what: &str, mut times: Vec<Duration>) {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test --tier 3 --filter netpol_starts"]
 fn a_thousand_pods_start_under_flood() {
-    let count = std::env::var("KUBE_ROUTER_TEST_STARTS").map_or(1_000, |text| text.parse().expect("a number"));
+    let count = std::env::var("KUBE_ROUTER_TEST_STARTS")
+        .map_or(pace::choose(1_000, 20), |text| text.parse().expect("a number"));
     let field = Field::new("nps");
     let calm = Calm::watch();
     let (next, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()));

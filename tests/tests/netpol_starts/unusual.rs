@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube_router_tests::{chain::Chain, lab::Namespace, probe::FirstTry, process::eventually};
+use kube_router_tests::{agent::Agent, chain::Chain, lab::Namespace, probe::FirstTry, process::eventually};
 use serde_json::json;
 
 use crate::field::{Added, Field, LONG, Start, object};
@@ -36,8 +36,15 @@ fn expect_shut(field: &Field, added: &Added) {
 
 #[track_caller]
 fn expect_open_soon(field: &Field, pod: &Start, added: &Added) {
-    let open = || field.knock(added).iter().all(Result::is_ok);
-    eventually("the client reaches the pod", LONG, open).unwrap();
+    let mut last = Vec::new();
+    let open = || {
+        last = field.knock(added);
+        last.iter().all(Result::is_ok)
+    };
+    if let Err(error) = eventually("the client reaches the pod", LONG, open) {
+        let log = field.agent.as_ref().map(Agent::log);
+        panic!("{} {error}: {last:?}\n{}\n{log:#?}", pod.name, field.evidence(pod, added));
+    }
     expect_open(field, pod, added);
 }
 
