@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use kube_router::apply::bpf;
 use kube_router_tests::{
     agent::Agent,
     lab::{Lab, Node, NodeSpec, Pod, Serve},
@@ -127,6 +128,13 @@ impl Siege {
         self.agent = Some(agent);
     }
 
+    /// The policy goes, the floods stay: now each of them arrives, so it would have before.
+    fn expect_flood_without_policy(&mut self) {
+        assert_eq!(self.leaked(), 0, "until the end of the policy");
+        self.manifests.remove("policy").unwrap();
+        self.sniffer.wait_for_all(LONG).unwrap();
+    }
+
     fn kill_agent(&mut self) {
         self.agent.take().expect("it runs").kill();
     }
@@ -239,6 +247,7 @@ fn agents_come_and_go_and_policies_change_under_flood() {
         siege.expect("killed amid edits", (&mut kept, &mut pairs));
     }
     println!("{count} connections, {} SYNs sent, none arrived", siege.sent());
+    siege.expect_flood_without_policy();
 }
 
 /// UDP says of no packet whether it opens something, so after tables were made anew a flow is known again from its
@@ -254,10 +263,14 @@ fn another_schema_takes_over_under_flood() {
     for _ in 0..pace::choose(2, 1) {
         siege.kill_agent();
         siege.pins.age().unwrap();
+        let theirs = Pins::tables(&siege.pins.older()).unwrap();
         siege.expect("what the older agent left", (&mut kept, &mut pairs));
         siege.start_agent();
         siege.expect("after the upgrade", (&mut kept, &mut pairs));
         assert!(!siege.pins.older().exists(), "what the older one left goes");
+        let ours = Pins::tables(&bpf::root(siege.pins.path())).unwrap();
+        assert!(ours.len() > 10 && ours.len() == theirs.len() && ours.is_disjoint(&theirs), "{ours:?}, {theirs:?}");
     }
     println!("{} connections, {} SYNs sent, none arrived", kept.len() + pairs.len(), siege.sent());
+    siege.expect_flood_without_policy();
 }

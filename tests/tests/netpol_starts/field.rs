@@ -183,6 +183,19 @@ impl Field {
         to.map(|to| pod.sandbox.run(|| first_try_from(port, to, patience()))).collect()
     }
 
+    /// The policy goes, the floods stay: at a pod that starts then each of them arrives, so it would have at all before.
+    pub fn expect_flood_without_policy(&self) {
+        self.manifests.remove("policy").unwrap();
+        let pod = self.sandbox("open");
+        self.tell(&pod, &[]);
+        let added = self.add(&pod);
+        self.tell(&pod, &added.said.addresses());
+        // Some came before the pod's interface was guarded, which proves nothing.
+        pod.sniffer.arrivals().unwrap();
+        pod.sniffer.wait_for_all(LONG).unwrap();
+        self.del(&pod, &added);
+    }
+
     pub fn sandbox(&self, name: &str) -> Start {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let sandbox = Sandbox::new().unwrap();
@@ -231,7 +244,7 @@ impl Start {
     /// and after.
     pub fn heard(&self, added: &Added) -> (usize, usize) {
         let all = self.sniffer.arrivals().unwrap();
-        let early = all.iter().filter(|at| **at <= added.at).count();
+        let early = all.iter().filter(|(at, _)| *at <= added.at).count();
         (early, all.len() - early)
     }
 }

@@ -132,6 +132,7 @@ fn a_thousand_pods_start_under_flood() {
     println!("{} first packets sent again by a machine that was disturbed: {disturbed:#?}", disturbed.len());
     println!("{} starts, {sent} SYNs sent, {early} arrived before ADD returned, {leaked} after", all.len());
     assert_eq!((all.len(), leaked), (count, 0));
+    field.expect_flood_without_policy();
     assert!(lost.is_empty(), "{} first packets lost: {lost:#?}", lost.len());
     assert!(disturbed.len() <= count / 100, "not calm enough to tell: {disturbed:#?}");
 }

@@ -119,6 +119,7 @@ fn news_of_a_pod_is_late_or_old() {
     field.tell(&pod, &[]);
     expect_open_soon(&field, &pod, &added);
     end(&field, &pod, &added);
+    field.expect_flood_without_policy();
 }
 
 #[test]
@@ -206,6 +207,7 @@ fn the_agent_goes_and_comes_back() {
     }
     drop(kept);
     end(&field, &pod, &added);
+    field.expect_flood_without_policy();
 }
 
 /// One that this test started.
