@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube_router_tests::{agent::Agent, chain::Chain, lab::Namespace, probe::FirstTry, process::eventually};
+use kube_router_tests::{agent::Agent, chain::Chain, lab::Namespace, pace, probe::FirstTry, process::eventually};
 use serde_json::json;
 
 use crate::field::{Added, Field, LONG, Start, object};
@@ -208,6 +208,34 @@ fn the_agent_goes_and_comes_back() {
     drop(kept);
     end(&field, &pod, &added);
     field.expect_flood_without_policy();
+}
+
+/// Its row of an interface that is nobody's yet lets everything pass; the plugin must not take that for a pod's.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test --tier 3 --filter netpol_starts"]
+fn an_agent_dies_between_the_interface_and_the_plugin() {
+    let mut field = Field::new("npd");
+    let pod = field.sandbox("seen");
+    let agent = field.agent.as_ref().expect("it runs").id();
+    let mut chain = field.chain.clone();
+    // Bridge makes the interface, the agent sees it, and dies.
+    chain.pause = Duration::from_millis(2_000) * pace::choose(1, 5);
+    let added = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(chain.pause - Duration::from_millis(200));
+            end_process(agent);
+        });
+        field.add_by(&chain, &pod)
+    });
+    field.kill_agent();
+    assert!(waits(&added), "{:?}", added.said);
+    expect_shut(&field, &added);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(pod.heard(&added).1, 0, "without an agent");
+    field.start_agent();
+    field.tell(&pod, &added.said.addresses());
+    expect_open_soon(&field, &pod, &added);
+    end(&field, &pod, &added);
 }
 
 /// One that this test started.
