@@ -6,6 +6,7 @@
 //!   program of this crate) runs one around a test, or beside a virtual machine.
 //! * [`chain`] calls the plugins of a CNI chain as a container runtime does.
 //! * [`objects`] writes Kubernetes objects as manifests.
+//! * [`pace`] tells an emulated machine from a real one.
 //! * [`demo`] shows all of it to people (the program of that name).
 //! * [`oracle`] asks programs that nobody here wrote (ipvsadm, ipset, ip, nft) what the kernel holds.
 //!
@@ -20,6 +21,7 @@ pub mod lab;
 pub mod netpol;
 pub mod objects;
 pub mod oracle;
+pub mod pace;
 pub mod pins;
 pub mod probe;
 pub mod process;

@@ -1,6 +1,7 @@
 //! A directory of the BPF file system for one agent. Dropping it takes programs and tables away.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -9,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use kube_router::apply::bpf;
-use kube_router_common::config::SCHEMA;
+use kube_router_common::{config::SCHEMA, names};
+use serde_json::Value;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -37,10 +39,30 @@ impl Pins {
         format!("--bpf-directory={}", self.0.display())
     }
 
-    /// Makes what an agent left look like another schema's: the next one must neither use nor overlook it.
+    /// Makes what an agent left that of another schema: the next one must neither use nor overlook it.
+    ///
+    /// An agent knows its schema's number in one place, the name of this directory; programs hold their tables themselves,
+    /// whatever these are called. So this is what an agent of another number would have left, but for one thing: the
+    /// tables have our layout, and whoever read them would not stumble. [`Pins::tables`] shows whether somebody did.
     pub fn age(&self) -> Result<()> {
         let older = self.older();
         fs::rename(bpf::root(&self.0), &older).with_context(|| format!("making {}", older.display()))
+    }
+
+    /// The kernel's numbers of the tables that are pinned there, by `bpftool`.
+    pub fn tables(directory: &Path) -> Result<BTreeSet<u64>> {
+        let mut numbers = BTreeSet::new();
+        for map in names::MAPS {
+            let pin = directory.join(map);
+            if !pin.exists() {
+                continue;
+            }
+            let show = Command::new("bpftool").args(["-j", "map", "show", "pinned"]).arg(&pin).output();
+            let shown: Value = serde_json::from_slice(&show.context("bpftool")?.stdout)
+                .with_context(|| format!("bpftool about {}", pin.display()))?;
+            numbers.insert(shown["id"].as_u64().with_context(|| format!("{}: {shown}", pin.display()))?);
+        }
+        Ok(numbers)
     }
 
     /// Where the schema before ours would be.

@@ -8,29 +8,36 @@ use std::{
     time::Duration,
 };
 
+use kube_router::apply::bpf;
 use kube_router_tests::{
     agent::Agent,
     lab::{Lab, Node, NodeSpec, Pod, Serve},
     objects::{self, Manifests},
+    pace,
     pins::Pins,
     probe::{FirstTry, Flood, Kept, Sniffer, Transport, first_try},
     process::Process,
 };
 use serde_json::{Value, json};
 
-const LONG: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(120);
 /// The pod serves there, and the client may ask.
 const PORT: u16 = 8080;
 /// The client serves there, and the pod may ask.
 const BACK: u16 = 9090;
 /// The same for connections of which the test holds both ends.
 const HELD: u16 = 1;
-/// Connections each way and family.
-const EACH: usize = 25;
-const EDITS: usize = 50;
 /// With programs: four pods', and the node's own.
 const INTERFACES: u64 = 5;
+
+/// Connections each way and family.
+fn each() -> usize {
+    pace::choose(25, 3)
+}
+
+fn patience() -> Duration {
+    pace::choose(Duration::from_secs(5), Duration::from_secs(20))
+}
 
 /// Both ends of a connection; here it is the one who was called that speaks first.
 struct Pair {
@@ -106,7 +113,7 @@ impl Siege {
         let mut siege = Siege { manifests, pins, agent, node, pods, sniffer, floods, _servers: servers, _lab: lab };
         siege.start_agent();
         let targets: Vec<SocketAddr> = siege.pods[0].addresses.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect();
-        let pause = Duration::from_micros(200);
+        let pause = pace::choose(Duration::from_micros(200), Duration::from_millis(50));
         siege.floods.push(Flood::start_blindly(&siege.pods[2].ns, targets.clone(), pause).unwrap());
         siege.floods.push(Flood::start(&siege.pods[3].ns, targets, pause));
         siege
@@ -119,6 +126,13 @@ impl Siege {
         let mut agent = Agent::start(&self.node.ns, &self.node.name, &flags).unwrap();
         agent.wait_ready(LONG).unwrap();
         self.agent = Some(agent);
+    }
+
+    /// The policy goes, the floods stay: now each of them arrives, so it would have before.
+    fn expect_flood_without_policy(&mut self) {
+        assert_eq!(self.leaked(), 0, "until the end of the policy");
+        self.manifests.remove("policy").unwrap();
+        self.sniffer.wait_for_all(LONG).unwrap();
     }
 
     fn kill_agent(&mut self) {
@@ -135,8 +149,8 @@ impl Siege {
             }
             for ip in &self.pods[to].addresses {
                 let to = SocketAddr::new(*ip, port);
-                let open = || Kept::open(transport, to, PATIENCE).unwrap();
-                kept.extend((0..EACH).map(|_| self.pods[from].ns.run(open)));
+                let open = || Kept::open(transport, to, patience()).unwrap();
+                kept.extend((0..each()).map(|_| self.pods[from].ns.run(open)));
             }
         }
         kept
@@ -152,11 +166,11 @@ impl Siege {
             for ip in &self.pods[to].addresses {
                 let at = SocketAddr::new(*ip, port + HELD);
                 let listener = self.pods[to].ns.run(|| TcpListener::bind(at)).unwrap();
-                for _ in 0..EACH {
+                for _ in 0..each() {
                     let caller = self.pods[from].ns.run(|| TcpStream::connect(at)).unwrap();
                     let (called, _) = listener.accept().unwrap();
                     for end in [&caller, &called] {
-                        end.set_read_timeout(Some(PATIENCE)).unwrap();
+                        end.set_read_timeout(Some(patience())).unwrap();
                     }
                     pairs.push(Pair { caller, called });
                 }
@@ -180,7 +194,7 @@ impl Siege {
         assert!(broken.is_empty(), "{when}: of {count} connections some broke: {broken:?}");
         assert_eq!(self.leaked(), 0, "{when}: packets of those who are kept out");
         for ip in &self.pods[0].addresses {
-            let new = self.pods[1].ns.run(|| first_try(SocketAddr::new(*ip, PORT), PATIENCE));
+            let new = self.pods[1].ns.run(|| first_try(SocketAddr::new(*ip, PORT), patience()));
             assert!(matches!(new, Ok(FirstTry { again: 0, .. })), "{when}: a new connection: {new:?}");
         }
     }
@@ -213,9 +227,9 @@ fn agents_come_and_go_and_policies_change_under_flood() {
     assert_eq!(writes(agent), INTERFACES, "programs are replaced, and nothing else is written");
     assert!(lines.is_empty(), "tables were written: {lines:#?}");
 
-    for edit in 1..=EDITS {
+    for edit in 1..=pace::choose(50, 5) {
         siege.manifests.put("policy", &[rules(edit)]).unwrap();
-        if edit % 10 == 0 {
+        if edit % pace::choose(10, 5) == 0 {
             siege.expect(&format!("after {edit} edits"), (&mut kept, &mut pairs));
         } else {
             thread::sleep(Duration::from_millis(40));
@@ -225,7 +239,7 @@ fn agents_come_and_go_and_policies_change_under_flood() {
     siege.expect("after the edits", (&mut kept, &mut pairs));
 
     // In the middle of edits, and started into others.
-    for round in 0..3 {
+    for round in 0..pace::choose(3, 1) {
         siege.manifests.put("policy", &[rules(round * 3 + 1)]).unwrap();
         siege.kill_agent();
         siege.manifests.put("policy", &[rules(round * 3 + 3)]).unwrap();
@@ -233,6 +247,7 @@ fn agents_come_and_go_and_policies_change_under_flood() {
         siege.expect("killed amid edits", (&mut kept, &mut pairs));
     }
     println!("{count} connections, {} SYNs sent, none arrived", siege.sent());
+    siege.expect_flood_without_policy();
 }
 
 /// UDP says of no packet whether it opens something, so after tables were made anew a flow is known again from its
@@ -245,13 +260,17 @@ fn another_schema_takes_over_under_flood() {
     kept.extend(siege.connect(Transport::Udp));
     let mut pairs = siege.pairs();
     siege.expect("at first", (&mut kept, &mut pairs));
-    for _ in 0..2 {
+    for _ in 0..pace::choose(2, 1) {
         siege.kill_agent();
         siege.pins.age().unwrap();
+        let theirs = Pins::tables(&siege.pins.older()).unwrap();
         siege.expect("what the older agent left", (&mut kept, &mut pairs));
         siege.start_agent();
         siege.expect("after the upgrade", (&mut kept, &mut pairs));
         assert!(!siege.pins.older().exists(), "what the older one left goes");
+        let ours = Pins::tables(&bpf::root(siege.pins.path())).unwrap();
+        assert!(ours.len() > 10 && ours.len() == theirs.len() && ours.is_disjoint(&theirs), "{ours:?}, {theirs:?}");
     }
     println!("{} connections, {} SYNs sent, none arrived", kept.len() + pairs.len(), siege.sent());
+    siege.expect_flood_without_policy();
 }

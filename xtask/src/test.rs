@@ -133,20 +133,29 @@ fn select(binaries: &[TestBinary], tiers: &[u8], kernels: &[Kernel], filter: Opt
         let rule = tiers::rule_for(&binary.package, &binary.name).with_context(|| {
             format!("{}/tests/{}.rs has ignored tests and no place in xtask/src/tiers.rs", binary.package, binary.name)
         })?;
-        let skipped = rule.skip.iter().flat_map(|name| ["--skip".to_string(), name.to_string()]);
-        let selection: Vec<String> = skipped.chain(wanted).collect();
+        let skip = |names: &[&str]| -> Vec<String> {
+            names.iter().flat_map(|name| ["--skip".to_string(), name.to_string()]).collect()
+        };
+        let selection = [skip(rule.skip), wanted].concat();
+        let in_machines = [skip(rule.vm_skip), selection.clone()].concat();
         let ignored = list(binary, "--ignored", &selection)?;
         if ignored == 0 {
             continue;
         }
         for &(tier, place) in rule.runs.iter().filter(|(tier, _)| tiers.contains(tier)) {
-            let job =
-                |kernel, tests| Job { tier, binary: binary.clone(), rule, kernel, selection: selection.clone(), tests };
+            let job = |kernel: Option<Kernel>, tests| {
+                let selection = if kernel.is_some() { &in_machines } else { &selection };
+                Job { tier, binary: binary.clone(), rule, kernel, selection: selection.clone(), tests }
+            };
             match place {
                 Place::Host => jobs.push(job(None, ignored)),
-                Place::Vm => {
-                    let tests = list(binary, "--include-ignored", &selection)?;
-                    jobs.extend(kernels.iter().map(|&kernel| job(Some(kernel), tests)));
+                Place::Vm | Place::OldVm => {
+                    let tests = list(binary, "--include-ignored", &in_machines)?;
+                    if tests == 0 {
+                        continue;
+                    }
+                    let fits = |kernel: &&Kernel| place == Place::Vm || **kernel == Kernel::OLDEST;
+                    jobs.extend(kernels.iter().filter(fits).map(|&kernel| job(Some(kernel), tests)));
                 }
             }
         }

@@ -19,6 +19,7 @@ use crate::{
     agent::Agent,
     lab::{Lab, Namespace, Node, NodeSpec, Pod, Serve},
     objects::{self as kube, Manifests, ServiceSpec},
+    pace,
     pins::Pins,
     probe::{ProbeError, Transport},
     process::Process,
@@ -37,6 +38,11 @@ impl Patience {
     pub const HOST: Patience = Patience { answer: Duration::from_secs(3), change: Duration::from_secs(30) };
     /// An emulated machine under load.
     pub const EMULATED: Patience = Patience { answer: Duration::from_secs(10), change: Duration::from_secs(120) };
+
+    /// As this machine needs it.
+    pub fn here() -> Patience {
+        pace::choose(Patience::HOST, Patience::EMULATED)
+    }
 }
 
 pub struct Cluster {

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{lab::Namespace, probe::Transport};
+use crate::{lab::Namespace, pace, probe::Transport};
 
 /// How often a thread looks whether it is to end.
 const TICK: Duration = Duration::from_millis(20);
@@ -92,6 +92,7 @@ impl Flood {
     pub fn start(ns: &Namespace, from: IpAddr, to: SocketAddr) -> Flood {
         let stop = Arc::new(AtomicBool::new(false));
         let (ns, told) = (ns.clone(), stop.clone());
+        let pause = pace::choose(Duration::from_micros(200), Duration::from_millis(200));
         let work = move || {
             let mut sent = 0;
             while !told.load(Ordering::Relaxed) {
@@ -100,7 +101,7 @@ impl Flood {
                     sent += u64::from(socket.send_to(b"flood", to).is_ok());
                 }
                 // The machine has other things to do.
-                thread::sleep(Duration::from_micros(200));
+                thread::sleep(pause);
             }
             sent
         };

@@ -10,15 +10,15 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Transport;
-use crate::lab::Namespace;
+use crate::{lab::Namespace, process::POLL};
 
 /// What goes there, a bridge sends to all its ports, and each takes it for its own.
 const EVERYBODY: &str = "ff:ff:ff:ff:ff:ff";
@@ -101,8 +101,22 @@ impl Sniffer {
         Ok(Sniffer { socket, from: from.into_iter().collect() })
     }
 
-    /// When each packet since the last call came in, as time since 1970.
-    pub fn arrivals(&self) -> Result<Vec<Duration>> {
+    /// Waits until each of the senders has been heard: their packets do come where nothing holds them up.
+    pub fn wait_for_all(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut missing = self.from.clone();
+        while !missing.is_empty() {
+            for (_, from) in self.arrivals()? {
+                missing.remove(&from);
+            }
+            ensure!(Instant::now() < deadline, "nothing of {missing:?} within {patience:?}");
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// When each packet since the last call came in, as time since 1970, and from whom.
+    pub fn arrivals(&self) -> Result<Vec<(Duration, IpAddr)>> {
         let mut found = Vec::new();
         let mut bytes = [0u8; 128];
         let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
@@ -120,8 +134,8 @@ impl Sniffer {
                 Err(nix::errno::Errno::EAGAIN) => return Ok(found),
                 Err(error) => return Err(error).context("reading packets"),
             };
-            if tcp_source(&bytes[..length]).is_some_and(|source| self.from.contains(&source)) {
-                found.push(at);
+            if let Some(source) = tcp_source(&bytes[..length]).filter(|source| self.from.contains(source)) {
+                found.push((at, source));
             }
         }
     }

@@ -22,7 +22,7 @@ spec: {podSelector: {}, policyTypes: [Ingress]}";
 
 /// Without agents.
 pub fn cluster(prefix: &str) -> Cluster {
-    Cluster::new(prefix, Patience::HOST).unwrap()
+    Cluster::new(prefix, Patience::here()).unwrap()
 }
 
 /// With agents and these further flags.

@@ -13,6 +13,7 @@ use kube_router_tests::{
     chain::{Chain, Container, Said, Sandbox, usual_plugins},
     lab::{Lab, Node, NodeSpec, Pod},
     objects::{self, Manifests},
+    pace,
     pins::Pins,
     probe::{FirstTry, Flood, ProbeError, Sniffer, first_try, first_try_from},
 };
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::witness::{self, Witness};
 
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(120);
 pub const PORT: u16 = 8080;
 /// Where the client listens, so that a pod can be the one who begins.
 pub const CLIENT_PORT: u16 = 9090;
@@ -29,10 +30,8 @@ pub const CLIENT_PORT: u16 = 9090;
 const FIRST_PORT: u16 = 10_000;
 const PORTS: u16 = 20_000;
 const METRICS_PORT: u16 = 20_241;
-const PATIENCE: Duration = Duration::from_secs(5);
 /// host-local gives these out one after the other, and begins again.
 const RANGE: std::ops::Range<u8> = 16..32;
-const PAUSE: Duration = Duration::from_millis(1);
 
 pub struct Field {
     pub manifests: Manifests,
@@ -101,8 +100,9 @@ impl Field {
             _lab: lab,
         };
         field.start_agent();
-        field.floods.push(Flood::start_blindly(&pods[1].ns, targets.clone(), PAUSE).unwrap());
-        field.floods.push(Flood::start(&pods[2].ns, targets, PAUSE));
+        let pause = pace::choose(Duration::from_millis(1), Duration::from_millis(300));
+        field.floods.push(Flood::start_blindly(&pods[1].ns, targets.clone(), pause).unwrap());
+        field.floods.push(Flood::start(&pods[2].ns, targets, pause));
         field
     }
 
@@ -169,7 +169,7 @@ impl Field {
     pub fn knock(&self, added: &Added) -> Vec<Result<FirstTry, ProbeError>> {
         let addresses = added.said.addresses();
         let to = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), PORT));
-        to.map(|to| self.client.ns.run(|| first_try(to, PATIENCE))).collect()
+        to.map(|to| self.client.ns.run(|| first_try(to, patience()))).collect()
     }
 
     /// From the pod to the client, by both families. From a port that nobody who had its addresses before called from: the
@@ -180,7 +180,20 @@ impl Field {
         let port = FIRST_PORT + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
         pod.called_from.store(port, Ordering::Relaxed);
         let to = self.client.addresses.iter().map(|ip| SocketAddr::new(*ip, CLIENT_PORT));
-        to.map(|to| pod.sandbox.run(|| first_try_from(port, to, PATIENCE))).collect()
+        to.map(|to| pod.sandbox.run(|| first_try_from(port, to, patience()))).collect()
+    }
+
+    /// The policy goes, the floods stay: at a pod that starts then each of them arrives, so it would have at all before.
+    pub fn expect_flood_without_policy(&self) {
+        self.manifests.remove("policy").unwrap();
+        let pod = self.sandbox("open");
+        self.tell(&pod, &[]);
+        let added = self.add(&pod);
+        self.tell(&pod, &added.said.addresses());
+        // Some came before the pod's interface was guarded, which proves nothing.
+        pod.sniffer.arrivals().unwrap();
+        pod.sniffer.wait_for_all(LONG).unwrap();
+        self.del(&pod, &added);
     }
 
     pub fn sandbox(&self, name: &str) -> Start {
@@ -200,6 +213,10 @@ impl Field {
             sandbox,
         }
     }
+}
+
+fn patience() -> Duration {
+    pace::choose(Duration::from_secs(5), Duration::from_secs(20))
 }
 
 /// A pod that is to start, has started, or goes.
@@ -227,7 +244,7 @@ impl Start {
     /// and after.
     pub fn heard(&self, added: &Added) -> (usize, usize) {
         let all = self.sniffer.arrivals().unwrap();
-        let early = all.iter().filter(|at| **at <= added.at).count();
+        let early = all.iter().filter(|(at, _)| *at <= added.at).count();
         (early, all.len() - early)
     }
 }

@@ -20,7 +20,10 @@ use std::{
 
 use calm::Calm;
 use field::Field;
-use kube_router_tests::probe::{FirstTry, ProbeError};
+use kube_router_tests::{
+    pace,
+    probe::{FirstTry, ProbeError},
+};
 
 /// Pods that start at the same time.
 const LANES: usize = 4;
@@ -99,7 +102,8 @@ fn tell(what: &str, mut times: Vec<Duration>) {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test --tier 3 --filter netpol_starts"]
 fn a_thousand_pods_start_under_flood() {
-    let count = std::env::var("KUBE_ROUTER_TEST_STARTS").map_or(1_000, |text| text.parse().expect("a number"));
+    let count = std::env::var("KUBE_ROUTER_TEST_STARTS")
+        .map_or(pace::choose(1_000, 20), |text| text.parse().expect("a number"));
     let field = Field::new("nps");
     let calm = Calm::watch();
     let (next, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -128,6 +132,7 @@ fn a_thousand_pods_start_under_flood() {
     println!("{} first packets sent again by a machine that was disturbed: {disturbed:#?}", disturbed.len());
     println!("{} starts, {sent} SYNs sent, {early} arrived before ADD returned, {leaked} after", all.len());
     assert_eq!((all.len(), leaked), (count, 0));
+    field.expect_flood_without_policy();
     assert!(lost.is_empty(), "{} first packets lost: {lost:#?}", lost.len());
     assert!(disturbed.len() <= count / 100, "not calm enough to tell: {disturbed:#?}");
 }

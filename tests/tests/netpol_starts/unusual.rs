@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube_router_tests::{chain::Chain, lab::Namespace, probe::FirstTry, process::eventually};
+use kube_router_tests::{agent::Agent, chain::Chain, lab::Namespace, pace, probe::FirstTry, process::eventually};
 use serde_json::json;
 
 use crate::field::{Added, Field, LONG, Start, object};
@@ -36,8 +36,15 @@ fn expect_shut(field: &Field, added: &Added) {
 
 #[track_caller]
 fn expect_open_soon(field: &Field, pod: &Start, added: &Added) {
-    let open = || field.knock(added).iter().all(Result::is_ok);
-    eventually("the client reaches the pod", LONG, open).unwrap();
+    let mut last = Vec::new();
+    let open = || {
+        last = field.knock(added);
+        last.iter().all(Result::is_ok)
+    };
+    if let Err(error) = eventually("the client reaches the pod", LONG, open) {
+        let log = field.agent.as_ref().map(Agent::log);
+        panic!("{} {error}: {last:?}\n{}\n{log:#?}", pod.name, field.evidence(pod, added));
+    }
     expect_open(field, pod, added);
 }
 
@@ -112,6 +119,7 @@ fn news_of_a_pod_is_late_or_old() {
     field.tell(&pod, &[]);
     expect_open_soon(&field, &pod, &added);
     end(&field, &pod, &added);
+    field.expect_flood_without_policy();
 }
 
 #[test]
@@ -198,6 +206,35 @@ fn the_agent_goes_and_comes_back() {
         field.node.ns.run(|| field.chain.last("CHECK", pod.container(), &added.said.json)).unwrap().done();
     }
     drop(kept);
+    end(&field, &pod, &added);
+    field.expect_flood_without_policy();
+}
+
+/// Its row of an interface that is nobody's yet lets everything pass; the plugin must not take that for a pod's.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test --tier 3 --filter netpol_starts"]
+fn an_agent_dies_between_the_interface_and_the_plugin() {
+    let mut field = Field::new("npd");
+    let pod = field.sandbox("seen");
+    let agent = field.agent.as_ref().expect("it runs").id();
+    let mut chain = field.chain.clone();
+    // Bridge makes the interface, the agent sees it, and dies.
+    chain.pause = Duration::from_millis(2_000) * pace::choose(1, 5);
+    let added = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(chain.pause - Duration::from_millis(200));
+            end_process(agent);
+        });
+        field.add_by(&chain, &pod)
+    });
+    field.kill_agent();
+    assert!(waits(&added), "{:?}", added.said);
+    expect_shut(&field, &added);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(pod.heard(&added).1, 0, "without an agent");
+    field.start_agent();
+    field.tell(&pod, &added.said.addresses());
+    expect_open_soon(&field, &pod, &added);
     end(&field, &pod, &added);
 }
 

@@ -23,6 +23,7 @@ pub enum Kernel {
 
 impl Kernel {
     pub const ALL: [Kernel; 2] = [Kernel::V6_1, Kernel::V6_12];
+    pub const OLDEST: Kernel = Kernel::ALL[0];
 
     pub fn name(self) -> &'static str {
         match self {

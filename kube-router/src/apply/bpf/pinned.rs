@@ -103,8 +103,10 @@ impl Pinned {
             }
             other => other,
         }?;
-        // The row of this pod, by an agent that is quicker, or of a pod that once had this number.
-        if !inserted && self.ifaces.get(&ifindex)?.is_none_or(|there| there.mac != mac) {
+        // The row of this pod, by an agent that is quicker; or of a pod that once had this number; or of an interface that an
+        // agent saw before anybody said that it is a pod's, and then died: that one is open.
+        let holds = |there: Iface| there.mac == mac && there.flags & (Iface::PUBLISHED | Iface::DEFAULT_DENY) != 0;
+        if !inserted && !self.ifaces.get(&ifindex)?.is_some_and(holds) {
             self.ifaces.put(&ifindex, &row)?;
         }
         Ok(())

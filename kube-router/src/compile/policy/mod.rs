@@ -26,6 +26,7 @@ mod blocks;
 mod classes;
 mod closing;
 pub mod explain;
+mod host_bits;
 mod ids;
 mod index;
 mod lower;

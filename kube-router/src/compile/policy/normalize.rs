@@ -8,6 +8,7 @@
 //! | the policy's own podSelector | the requirements that make sense select; no rule grants anything |
 //! | a policyType | as if there were no types: Ingress, and Egress if there are egress rules |
 //! | the isolation annotation of a namespace | its pods are isolated |
+//! | bits of a CIDR beyond its length | they do not count: `host_bits.rs` |
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
+    host_bits::HostBits,
     prefix::Prefix,
     selector::{LabelView, Selector},
 };
@@ -194,6 +196,15 @@ pub fn policy(written: &NetworkPolicy) -> (Policy, Vec<Problem>) {
         list.iter().enumerate().filter_map(read).filter(|_| sound).collect()
     };
     let rules = Direction::BOTH.map(|direction| isolates[direction as usize].then(|| rules(written, direction)));
+    let mut host_bits = HostBits::default();
+    for (list, place, peers, counts) in
+        [(&written.ingress, "spec.ingress", "from", isolates[0]), (&written.egress, "spec.egress", "to", isolates[1])]
+    {
+        if counts {
+            host_bits.look_at_rules(list, place, peers);
+        }
+    }
+    problems.found.extend(host_bits.problem(&problems.subject));
     let namespaces = Namespaces::One(written.key.namespace.clone());
     (Policy { source, rank: Rank::NAMESPACED, namespaces, pods: Arc::new(pods), rules }, problems.found)
 }

@@ -11,10 +11,12 @@
 //! | a priority | before all of its tier; no rule accepts, and Pass denies |
 //! | the subject | the requirements that make sense select, without any every pod; no rule accepts, and Pass denies |
 //! | more entries than the API takes | all are honoured |
+//! | bits of a network beyond its length | they do not count: `host_bits.rs` |
 
 use std::sync::Arc;
 
 use super::{
+    host_bits::HostBits,
     normalize::{Action, Bad, Block, Namespaces, Peers, Policy, Ports, Problems, Rank, Rule, Source, read_net},
     selector::Selector,
 };
@@ -40,6 +42,15 @@ pub fn policy(written: &ClusterNetworkPolicy) -> (Policy, Vec<Problem>) {
     let (rank, placed) = rank(written, &mut problems);
     let (namespaces, pods, selected) = subject(written, &mut problems);
     let sound = placed && selected;
+    let mut host_bits = HostBits::default();
+    for (i, rule) in written.egress.iter().enumerate() {
+        for (j, peer) in rule.peers.iter().enumerate() {
+            for (k, text) in peer.networks.iter().flatten().enumerate() {
+                host_bits.look(text, || format!("spec.egress[{i}].to[{j}].networks[{k}]"));
+            }
+        }
+    }
+    problems.found.extend(host_bits.problem(&problems.subject));
     let rules = Direction::BOTH.map(|direction| {
         let list = match direction {
             Direction::Ingress => &written.ingress,

@@ -1,5 +1,6 @@
 mod bad;
 mod events;
+mod host_bits;
 mod prefix;
 mod random;
 mod random_tiers;
