@@ -16,6 +16,7 @@ pub mod judge;
 pub mod objects;
 pub mod plan;
 pub mod probe;
+pub mod route;
 pub mod scenario;
 mod scenarios;
 pub mod table;
@@ -23,7 +24,9 @@ pub mod told;
 
 pub use self::{
     cluster::Cluster,
-    judge::{Play, Route},
+    judge::Play,
+    objects::Objects,
+    route::Route,
     scenario::{Change, Scenario, Step},
     scenarios::all,
     table::{Cell, Table},
