@@ -19,6 +19,7 @@ pub mod probe;
 pub mod route;
 pub mod scenario;
 mod scenarios;
+mod services;
 pub mod table;
 pub mod told;
 

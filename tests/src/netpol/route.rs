@@ -35,8 +35,11 @@ impl Route {
     /// A policy is about the pod that answers in the end, whatever address was used. Behind the address of another node
     /// that node may stand in for the client, or for the pod: "it is not defined whether this happens before or after
     /// NetworkPolicy processing". Then nothing may pass that would not pass directly, and more is not asked for.
+    ///
+    /// A pod that has ended is no endpoint: nobody answers for it, even if somebody has its address by now.
     pub fn expected(self, pair: Pair, cell: Cell, objects: &Objects) -> Cell {
         match self {
+            _ if self.is_balanced() && objects.has_ended(pair.to) => Cell::Denied,
             Route::Direct if pair.from == pair.to => Cell::Open,
             Route::NodePort(node) if node != plan::node_of(pair.from) => {
                 let stands_in = objects.any_egress() || node != plan::node_of(pair.to);
