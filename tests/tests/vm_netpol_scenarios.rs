@@ -3,13 +3,14 @@
 //! pods' own addresses, and from there on it is the same.
 //!
 //! An emulated machine is slow: each round asks a part of all questions, the next round another one, and no two
-//! neighbours among the scenarios begin with the same; neither do the two kernels.
+//! neighbours among the scenarios begin with the same; neither do the two kernels. After each step a sample of the questions, on
+//! every way to a pod and in every scenario, is explained, and the rules that are named are those that have counted it.
 
 use std::{fs, time::Instant};
 
 use kube_router_tests::{
     lab::load_modules,
-    netpol::{Cluster, Play, Route, all, cluster::Patience},
+    netpol::{Cluster, Play, Route, all, cluster::Patience, told::Explained},
 };
 
 const FLAGS: [&str; 1] = ["--service-cluster-ip-range=10.96.0.0/12,fd00:10:96::/112"];
@@ -27,6 +28,7 @@ fn cluster(prefix: &str) -> Cluster {
 /// Two rounds a step: half of the questions, and a quarter of those that include services.
 const DIRECT: usize = 4;
 const SERVICES: usize = 8;
+const EXPLAINED: usize = 16;
 
 /// On 6.1 as many rounds later as a step has, so that both kernels together are asked twice as much.
 fn turn() -> usize {
@@ -40,7 +42,9 @@ fn turn() -> usize {
 fn every_scenario_and_some_through_services() {
     let mut cluster = cluster("netpolv");
     let balanced = [Route::ClusterIp, Route::NodePort(1), Route::NodePort(2)];
-    let direct = Play { share: DIRECT, turn: turn(), ..Play::direct(&cluster) };
+    let explained = [&[Route::Direct, Route::Headless], &balanced[..]].concat();
+    let explained = Some(Explained { routes: explained, share: EXPLAINED });
+    let direct = Play { share: DIRECT, turn: turn(), explained, ..Play::direct(&cluster) };
     let routes = [&[Route::Direct], &balanced[..]].concat();
     let services = Play { routes, share: SERVICES, ..direct.clone() };
     let through = services.play_all(&mut cluster, all().filter(|scenario| scenario.services));

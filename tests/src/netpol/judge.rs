@@ -19,7 +19,7 @@ use super::{
     route::Sample,
     scenarios,
     table::{Cell, Pair},
-    told,
+    told::{self, Explained},
 };
 use crate::probe::ProbeError;
 
@@ -27,7 +27,7 @@ use crate::probe::ProbeError;
 const ONLY: &str = "KUBE_ROUTER_TEST_SCENARIO";
 
 /// Long enough for a packet that leaks through a load balancer to be answered.
-const SILENCE: Duration = Duration::from_secs(2);
+pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// Rounds that may differ by lost answers alone.
 const SILENT_ROUNDS: usize = 3;
@@ -45,11 +45,11 @@ pub struct Play {
     /// Where a scenario begins with that, besides its own number: runs that differ here ask others.
     pub turn: usize,
     /// After each step what the agents tell is held against the packets' fate, see [`told`].
-    pub explained: bool,
+    pub explained: Option<Explained>,
 }
 
 /// Figures of one scenario.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     pub rounds: usize,
     pub questions: usize,
@@ -61,16 +61,18 @@ pub struct Report {
     pub early: usize,
     /// Refused, and nobody said so.
     pub silent: usize,
-    /// Questions whose explanation was held against their fate.
-    pub explained: usize,
+    /// Questions whose explanation was held against their fate, by what is told of them.
+    pub explained: BTreeMap<String, usize>,
 }
 
 impl Report {
     fn line(&self) -> String {
         let Report { rounds, questions, asked, cells, early, silent, explained } = self;
+        let explained: Vec<String> = explained.iter().map(|(what, count)| format!("{count} {what}")).collect();
         format!(
-            "{rounds:3} rounds, {early} early; {questions:6} questions about {asked} of {cells} cells, {silent} refused silently, \
-             {explained} explained"
+            "{rounds:3} rounds, {early} early; {questions:6} questions about {asked} of {cells} cells, {silent} refused silently; \
+             explained: {}",
+            if explained.is_empty() { "none".to_owned() } else { explained.join(", ") }
         )
     }
 }
@@ -92,7 +94,7 @@ impl Play {
             answers: true,
             share: 1,
             turn: 0,
-            explained: false,
+            explained: None,
         }
     }
 
@@ -126,8 +128,9 @@ impl Play {
             let truth = Table::parse(step.truth).with_context(what)?;
             cluster.begin_change(step.changes).with_context(what)?;
             self.settle_from(begin, cluster, &truth, &mut report).with_context(what)?;
-            if self.explained {
-                report.explained += told::compare(cluster, &self.ports).with_context(what)?;
+            if let Some(explained) = &self.explained {
+                let turn = begin + report.rounds;
+                told::compare(cluster, explained, &self.ports, turn, &mut report.explained).with_context(what)?;
             }
         }
         Ok(report)

@@ -3,7 +3,7 @@
 //! ```text
 //!   scenarios ──> changes ──> objects ──> manifests ──> agents ──> kernel
 //!       └───────> truth table <── judge ──> difference <── probes ──┘
-//!                                  told ──> explain, counters of rules
+//!                                  told ──> counters of rules, words ──> explain
 //! ```
 //!
 //! The cluster is always the same: namespaces x, y and z with pods a, b and c in each, on two nodes. A truth table says
@@ -22,6 +22,7 @@ mod scenarios;
 mod services;
 pub mod table;
 pub mod told;
+mod words;
 
 pub use self::{
     cluster::Cluster,

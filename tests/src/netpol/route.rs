@@ -1,6 +1,6 @@
 //! How a pod is addressed, what may come of it, and which questions a round asks where it cannot ask all.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use super::{
     Objects, plan,
@@ -9,8 +9,11 @@ use super::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {
-    /// Its own address; a headless service is nothing else: its name resolves to that address.
+    /// Its own address.
     Direct,
+    /// The same: a headless service is a name that resolves to the pod's own address. Only what is told of it is another
+    /// question.
+    Headless,
     ClusterIp,
     /// A node's address, and the port of the pod's service there.
     NodePort(usize),
@@ -19,7 +22,7 @@ pub enum Route {
 impl Route {
     pub fn target(self, pair: Pair) -> SocketAddr {
         match self {
-            Route::Direct => plan::socket(pair.to, pair.port, pair.ipv4),
+            Route::Direct | Route::Headless => plan::socket(pair.to, pair.port, pair.ipv4),
             Route::ClusterIp => (plan::cluster_ip(pair.to, pair.ipv4), plan::service_port(pair.port)).into(),
             Route::NodePort(node) => (plan::node_address(node, pair.ipv4), plan::node_port(pair.to, pair.port)).into(),
         }
@@ -27,6 +30,11 @@ impl Route {
 
     /// Does a load balancer choose who answers?
     pub fn is_balanced(self) -> bool {
+        !matches!(self, Route::Direct | Route::Headless)
+    }
+
+    /// Is a service of the pod asked, which has no endpoint once the pod has ended?
+    pub fn is_service(self) -> bool {
         self != Route::Direct
     }
 
@@ -40,13 +48,24 @@ impl Route {
     pub fn expected(self, pair: Pair, cell: Cell, objects: &Objects) -> Cell {
         match self {
             _ if self.is_balanced() && objects.has_ended(pair.to) => Cell::Denied,
-            Route::Direct if pair.from == pair.to => Cell::Open,
+            Route::Direct | Route::Headless if pair.from == pair.to => Cell::Open,
             Route::NodePort(node) if node != plan::node_of(pair.from) => {
                 let stands_in = objects.any_egress() || node != plan::node_of(pair.to);
                 if pair.from == pair.to || (stands_in && cell == Cell::Allowed) { Cell::Open } else { cell }
             }
             _ => cell,
         }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Route::Direct => "direct",
+            Route::Headless => "headless",
+            Route::ClusterIp => "cluster IP",
+            Route::NodePort(_) => "node port",
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! A service in front of every pod, with the endpoints that a control plane would find.
+//! A service in front of every pod, and a headless one, with the endpoints that a control plane would find.
 
 use serde_json::Value;
 
@@ -16,7 +16,11 @@ pub fn name(pod: usize) -> String {
     plan::lab_name(pod)
 }
 
-/// Services of type NodePort with these of [`PORTS`].
+pub fn headless_name(pod: usize) -> String {
+    format!("{}-headless", plan::lab_name(pod))
+}
+
+/// Services of type NodePort with these of [`PORTS`], and headless ones.
 pub fn all(pods: &Objects, ports: &[usize]) -> Vec<Value> {
     let mut all = Vec::new();
     for pod in 0..PODS.len() {
@@ -24,6 +28,7 @@ pub fn all(pods: &Objects, ports: &[usize]) -> Vec<Value> {
         let mut balanced = ServiceSpec::new(&name(pod), &[&ips[0], &ips[1]])
             .kind("NodePort")
             .annotation("kube-router.io/service.hairpin", "");
+        let mut headless = ServiceSpec::headless(&headless_name(pod));
         for port in ports {
             let (transport, number) = PORTS[*port];
             let protocol = match transport {
@@ -32,14 +37,17 @@ pub fn all(pods: &Objects, ports: &[usize]) -> Vec<Value> {
                 Transport::Sctp => "SCTP",
             };
             balanced = balanced.port(protocol, plan::service_port(*port), number, plan::node_port(pod, *port));
+            headless = headless.port(protocol, number, number, 0);
         }
         for address in [true, false].map(|v4| plan::address(pod, v4)) {
             if let Some(conditions) = pods.conditions(pod) {
                 let endpoint = EndpointSpec { address, node: format!("n{}", plan::node_of(pod)), conditions };
-                balanced = balanced.endpoint(endpoint);
+                balanced = balanced.endpoint(endpoint.clone());
+                headless = headless.endpoint(endpoint);
             }
         }
         all.extend(balanced.objects());
+        all.extend(headless.objects());
     }
     all
 }
