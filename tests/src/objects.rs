@@ -117,6 +117,11 @@ impl ServiceSpec {
         }
     }
 
+    /// A name for its endpoints, without an address of its own.
+    pub fn headless(name: &str) -> ServiceSpec {
+        ServiceSpec::new(name, &[])
+    }
+
     /// `TCP`, `UDP` or `SCTP`; `node_port` 0 means none.
     pub fn port(mut self, protocol: &'static str, port: u16, target: u16, node_port: u16) -> Self {
         self.ports.push((protocol, port, target, node_port));
@@ -177,8 +182,11 @@ impl ServiceSpec {
             .collect();
         let mut spec = self.spec.clone();
         spec["type"] = json!(self.kind);
-        spec["clusterIP"] = json!(self.cluster_ips.first());
-        spec["clusterIPs"] = json!(self.cluster_ips);
+        if self.cluster_ips.is_empty() {
+            (spec["clusterIP"], spec["clusterIPs"]) = (json!("None"), json!(["None"]));
+        } else {
+            (spec["clusterIP"], spec["clusterIPs"]) = (json!(self.cluster_ips[0]), json!(self.cluster_ips));
+        }
         spec["ports"] = json!(ports);
         let ingress: Vec<Value> = self.ingress.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
         let mut objects = vec![json!({

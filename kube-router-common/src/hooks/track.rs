@@ -154,6 +154,10 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     let mut judged = decide(world, case, from_pod);
     let own = case.is_own || (old && case.flow.is(Flow::OWN));
     judged.allowed |= case.is_allowed || own;
+    if own {
+        // No rule decided.
+        judged.rule = 0;
+    }
     if may_be_older && !old && !own {
         let other = if from_pod { case.groups.ingress } else { case.groups.egress };
         let is_learning = now_s < case.config.learn_until_s;

@@ -383,6 +383,10 @@ impl ClusterState {
         self.slices.values().map(|slice| &**slice).filter(|slice| slice.service.is_none())
     }
 
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
     }

@@ -109,10 +109,18 @@ pub struct End {
     pub wanted: Option<Walk>,
 }
 
+impl End {
+    /// Where nobody is judged.
+    pub fn nobody(direction: Direction) -> End {
+        let (isolated_by, also) = (Vec::new(), Vec::new());
+        End { direction, state: State::NoPod, pod: None, isolated_by, rule: None, also, wanted: None }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// No pod with a network of its own is there.
+    /// No pod with a network of its own is there, or it is judged on another way.
     NoPod,
     /// No policy isolates the pod, and no rule says anything.
     Open,

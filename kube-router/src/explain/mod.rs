@@ -15,6 +15,7 @@ pub mod holes;
 pub mod matrix;
 mod named;
 mod near;
+mod node_port;
 pub mod party;
 pub mod ports;
 pub mod rules;

@@ -3,6 +3,7 @@
 //! A pod with addresses of two families has two ways; a Service has as many as it has ports and endpoints, for policies
 //! judge who really answers, behind the load balancer. Without a port every port that anything tells apart is judged.
 //! What the verdicts are is not decided here (`verdict.rs`).
+//! A node's address and the port of a Service there have a file of their own (`node_port.rs`).
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -10,6 +11,7 @@ use super::{
     answer::{Answer, Question, Refusal, Via, Way},
     holes::{faults, holes},
     named,
+    node_port::NodePort,
     party::{self, Party},
     ports::{self, PortWish, labelled, port_label, slot_label},
     verdict::{Here, Packet, verdict},
@@ -36,6 +38,9 @@ pub fn answer_explain(cluster: &ClusterState, here: Here<'_>, question: &Questio
     let sources = answering.sources(&from)?;
     match &to {
         Party::Service(key, address) => answering.ask_service(&sources, key, *address, wish.as_ref())?,
+        Party::Address(ip) if let Some(front) = NodePort::find(cluster, here, *ip, wish.as_ref()) => {
+            front.ask(&mut answering, &sources)?;
+        }
         Party::Pod(_) | Party::Address(_) => answering.ask_addresses(&sources, &to, wish.as_ref())?,
     }
     let ends = answering.ways.iter().flat_map(|way| [&way.egress, &way.ingress]);
@@ -55,17 +60,17 @@ fn name(party: &Party) -> String {
     }
 }
 
-struct Answering<'a> {
-    cluster: &'a ClusterState,
+pub(super) struct Answering<'a> {
+    pub(super) cluster: &'a ClusterState,
     here: Here<'a>,
     from: String,
     to: String,
-    ways: Vec<Way>,
+    pub(super) ways: Vec<Way>,
     notes: Vec<String>,
 }
 
 impl Answering<'_> {
-    fn note(&mut self, text: String) {
+    pub(super) fn note(&mut self, text: String) {
         if !self.notes.contains(&text) {
             self.notes.push(text);
         }
@@ -115,7 +120,7 @@ impl Answering<'_> {
         if self.ways.is_empty() { Err(self.no_family()) } else { Ok(()) }
     }
 
-    fn no_family(&self) -> Refusal {
+    pub(super) fn no_family(&self) -> Refusal {
         Refusal::NoFamily { from: self.from.clone(), to: self.to.clone() }
     }
 
@@ -190,16 +195,31 @@ impl Answering<'_> {
             for source in &sources {
                 for backend in self.backends(service, port, *source, address) {
                     backends += 1;
-                    let label = port_label(self.cluster.pod_by_ip(backend.0), port.protocol, backend.1);
-                    let via = Via { service: key.clone(), port: service_port(port) };
-                    self.way(*source, backend.0, Traffic::Port(port.protocol, backend.1), label, Some(via));
+                    self.way_through(*source, service, port, backend);
                 }
             }
-            if backends == 0 {
-                self.note(format!("nothing answers behind port {} of {key}: no endpoint is ready", service_port(port)));
-            }
+            self.note_silence(backends, service, port);
         }
         Ok(())
+    }
+
+    pub(super) fn note_silence(&mut self, backends: usize, service: &Service, port: &ServicePort) {
+        if backends == 0 {
+            let (port, key) = (service_port(port), &service.key);
+            self.note(format!("nothing answers behind port {port} of {key}: no endpoint is ready"));
+        }
+    }
+
+    pub(super) fn way_through(
+        &mut self,
+        source: IpAddr,
+        service: &Service,
+        port: &ServicePort,
+        backend: (IpAddr, u16),
+    ) {
+        let label = port_label(self.cluster.pod_by_ip(backend.0), port.protocol, backend.1);
+        let via = Via { service: service.key.clone(), port: service_port(port) };
+        self.way(source, backend.0, Traffic::Port(port.protocol, backend.1), label, Some(via));
     }
 
     fn backends(
@@ -219,7 +239,7 @@ impl Answering<'_> {
         candidates.choose(source, local_only).into_iter().map(|to| (to.ip().to_canonical(), to.port())).collect()
     }
 
-    fn way(&mut self, from: IpAddr, to: IpAddr, traffic: Traffic, label: String, via: Option<Via>) {
+    pub(super) fn way(&mut self, from: IpAddr, to: IpAddr, traffic: Traffic, label: String, via: Option<Via>) {
         let packet = Packet { from, to, traffic };
         self.ways.push(verdict(self.cluster, self.here, packet, label, via));
     }

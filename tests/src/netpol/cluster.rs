@@ -14,11 +14,12 @@ use super::{
     plan::{self, BEACONS, PODS, PORTS},
     probe::{Outcome, Probe, ask_all, ask_everywhere, has_sctp},
     scenario::Change,
+    services,
 };
 use crate::{
     agent::Agent,
     lab::{Lab, Namespace, Node, NodeSpec, Pod, Serve},
-    objects::{self as kube, Manifests, ServiceSpec},
+    objects::{self as kube, Manifests},
     pace,
     pins::Pins,
     probe::{ProbeError, Transport},
@@ -56,6 +57,8 @@ pub struct Cluster {
     pub patience: Patience,
     /// Indices of [`PORTS`] that this kernel can serve.
     pub ports: Vec<usize>,
+    /// As they were written last, if there are any.
+    services: Option<Vec<Value>>,
     servers: Vec<Process>,
     pub lab: Lab,
 }
@@ -109,6 +112,7 @@ impl Cluster {
             pins: Vec::new(),
             patience,
             ports,
+            services: None,
             servers,
             lab,
         };
@@ -118,26 +122,22 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A service in front of every pod, of type NodePort.
-    pub fn add_services(&self) -> Result<()> {
-        let mut all = Vec::new();
-        for number in 0..PODS.len() {
-            let ips = [true, false].map(|v4| plan::cluster_ip(number, v4).to_string());
-            let mut spec = ServiceSpec::new(&plan::lab_name(number), &[&ips[0], &ips[1]])
-                .kind("NodePort")
-                .annotation("kube-router.io/service.hairpin", "")
-                .pods([&self.pod(number)?]);
-            for port in &self.ports {
-                let name = match PORTS[*port].0 {
-                    Transport::Tcp => "TCP",
-                    Transport::Udp => "UDP",
-                    Transport::Sctp => "SCTP",
-                };
-                spec = spec.port(name, plan::service_port(*port), PORTS[*port].1, plan::node_port(number, *port));
-            }
-            all.extend(spec.objects());
+    /// Services in front of every pod, which follow what becomes of it.
+    pub fn add_services(&mut self) -> Result<()> {
+        self.services = Some(Vec::new());
+        self.write_services().map(drop)
+    }
+
+    /// True: they have changed.
+    fn write_services(&mut self) -> Result<bool> {
+        let Some(written) = &mut self.services else { return Ok(false) };
+        let wanted = services::all(&self.objects, &self.ports);
+        let changed = *written != wanted;
+        if changed {
+            self.manifests.put("services", &wanted)?;
+            *written = wanted;
         }
-        self.manifests.put("services", &all)
+        Ok(changed)
     }
 
     /// An agent on each node.
@@ -180,8 +180,11 @@ impl Cluster {
             self.objects.apply(*change)?;
         }
         self.objects.beacon_port = if self.objects.beacon_port == 80 { 81 } else { 80 };
+        let services_changed = self.write_services()?;
         self.write()?;
-        self.wait_for_beacons()
+        self.wait_for_beacons()?;
+        // They are in another file: what comes after both is taken in after both.
+        if services_changed { self.begin_change(&[]) } else { Ok(()) }
     }
 
     /// The agents of both nodes enforce what was written last.

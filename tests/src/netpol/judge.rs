@@ -4,21 +4,22 @@
 //! has to be right after it. What differs is told pair by pair, with a picture.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io::{self, Write as _},
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    Cluster, Scenario, Table,
+    Cluster, Route, Scenario, Table,
     plan::{self, PODS, PORTS},
     probe::{Outcome, Probe, ask_everywhere},
+    route::Sample,
+    scenarios,
     table::{Cell, Pair},
-    told,
+    told::{self, Explained},
 };
 use crate::probe::ProbeError;
 
@@ -26,46 +27,10 @@ use crate::probe::ProbeError;
 const ONLY: &str = "KUBE_ROUTER_TEST_SCENARIO";
 
 /// Long enough for a packet that leaks through a load balancer to be answered.
-const SILENCE: Duration = Duration::from_secs(2);
+pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// Rounds that may differ by lost answers alone.
 const SILENT_ROUNDS: usize = 3;
-
-/// How a pod is addressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Route {
-    /// Its own address; a headless service is nothing else: its name resolves to that address.
-    Direct,
-    ClusterIp,
-    /// A node's address, and the port of the pod's service there.
-    NodePort(usize),
-}
-
-impl Route {
-    fn target(self, pair: Pair) -> SocketAddr {
-        match self {
-            Route::Direct => plan::socket(pair.to, pair.port, pair.ipv4),
-            Route::ClusterIp => (plan::cluster_ip(pair.to, pair.ipv4), plan::service_port(pair.port)).into(),
-            Route::NodePort(node) => (plan::node_address(node, pair.ipv4), plan::node_port(pair.to, pair.port)).into(),
-        }
-    }
-
-    /// What is asked through this route, and what may be the outcome.
-    ///
-    /// A policy is about the pod that answers in the end, whatever address was used. Behind the address of another node
-    /// that node may stand in for the client, or for the pod: "it is not defined whether this happens before or after
-    /// NetworkPolicy processing". Then nothing may pass that would not pass directly, and more is not asked for.
-    fn expected(self, pair: Pair, cell: Cell, any_egress: bool) -> Cell {
-        match self {
-            Route::Direct if pair.from == pair.to => Cell::Open,
-            Route::NodePort(node) if node != plan::node_of(pair.from) => {
-                let stands_in = any_egress || node != plan::node_of(pair.to);
-                if pair.from == pair.to || (stands_in && cell == Cell::Allowed) { Cell::Open } else { cell }
-            }
-            _ => cell,
-        }
-    }
-}
 
 /// What is asked in each round.
 #[derive(Clone, Debug)]
@@ -77,21 +42,39 @@ pub struct Play {
     pub answers: bool,
     /// Each round asks this part of the questions (a fourth, if it is 4), the next round others. 1: everything.
     pub share: usize,
+    /// Where a scenario begins with that, besides its own number: runs that differ here ask others.
+    pub turn: usize,
     /// After each step what the agents tell is held against the packets' fate, see [`told`].
-    pub explained: bool,
+    pub explained: Option<Explained>,
 }
 
 /// Figures of one scenario.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     pub rounds: usize,
     pub questions: usize,
+    /// Different questions, step by step.
+    pub asked: usize,
+    /// As many there were.
+    pub cells: usize,
     /// Rounds that came too early: the change was not in force everywhere yet.
     pub early: usize,
     /// Refused, and nobody said so.
     pub silent: usize,
-    /// Questions whose explanation was held against their fate.
-    pub explained: usize,
+    /// Questions whose explanation was held against their fate, by what is told of them.
+    pub explained: BTreeMap<String, usize>,
+}
+
+impl Report {
+    fn line(&self) -> String {
+        let Report { rounds, questions, asked, cells, early, silent, explained } = self;
+        let explained: Vec<String> = explained.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        format!(
+            "{rounds:3} rounds, {early} early; {questions:6} questions about {asked} of {cells} cells, {silent} refused silently; \
+             explained: {}",
+            if explained.is_empty() { "none".to_owned() } else { explained.join(", ") }
+        )
+    }
 }
 
 struct Difference {
@@ -105,7 +88,14 @@ struct Difference {
 
 impl Play {
     pub fn direct(cluster: &Cluster) -> Play {
-        Play { routes: vec![Route::Direct], ports: cluster.ports.clone(), answers: true, share: 1, explained: false }
+        Play {
+            routes: vec![Route::Direct],
+            ports: cluster.ports.clone(),
+            answers: true,
+            share: 1,
+            turn: 0,
+            explained: None,
+        }
     }
 
     /// Plays all of these, tells a line for each, and fails if any did, with all that differs.
@@ -117,11 +107,7 @@ impl Play {
             let played = self.play(cluster, scenario);
             let (seconds, name) = (begin.elapsed().as_secs_f64(), scenario.name);
             let line = match &played {
-                Ok(Report { rounds, questions, early, silent, explained }) => {
-                    format!(
-                        "ok {seconds:6.2} s {rounds:3} rounds, {early} early; {questions:6} questions, {silent} refused silently, {explained} explained: {name}"
-                    )
-                }
+                Ok(report) => format!("ok {seconds:6.2} s {}: {name}", report.line()),
                 Err(error) => format!("WRONG {seconds:6.2} s {name}\n{error:#}"),
             };
             // Past libtest, which keeps what is printed until the end: a machine that is emulated takes minutes.
@@ -136,13 +122,15 @@ impl Play {
     pub fn play(&self, cluster: &mut Cluster, scenario: &Scenario) -> Result<Report> {
         cluster.objects.reset();
         let mut report = Report::default();
+        let begin = self.turn + scenarios::number(scenario);
         for (number, step) in scenario.steps.iter().enumerate() {
             let what = || format!("scenario {:?}, step {}", scenario.name, number + 1);
             let truth = Table::parse(step.truth).with_context(what)?;
             cluster.begin_change(step.changes).with_context(what)?;
-            self.settle(cluster, &truth, &mut report).with_context(what)?;
-            if self.explained {
-                report.explained += told::compare(cluster, &self.ports).with_context(what)?;
+            self.settle_from(begin, cluster, &truth, &mut report).with_context(what)?;
+            if let Some(explained) = &self.explained {
+                let turn = begin + report.rounds;
+                told::compare(cluster, explained, &self.ports, turn, &mut report.explained).with_context(what)?;
             }
         }
         Ok(report)
@@ -150,11 +138,17 @@ impl Play {
 
     /// Rounds until one is right, and one more.
     pub fn settle(&self, cluster: &Cluster, truth: &Table, report: &mut Report) -> Result<()> {
+        self.settle_from(self.turn, cluster, truth, report)
+    }
+
+    fn settle_from(&self, begin: usize, cluster: &Cluster, truth: &Table, report: &mut Report) -> Result<()> {
+        let mut asked = BTreeSet::new();
         // A change may still be under way.
         let deadline = Instant::now() + cluster.patience.answer * 3;
         let (mut right, mut lost) = (0, 0);
         while right < 2 {
-            let differences = self.round(cluster, truth, report)?;
+            let sample = Sample { share: self.share, turn: begin + report.rounds };
+            let differences = self.round(cluster, truth, sample, &mut asked, report)?;
             if differences.is_empty() {
                 right += 1;
                 continue;
@@ -172,30 +166,42 @@ impl Play {
             right = 0;
             report.early += 1;
         }
+        report.asked += asked.len();
+        report.cells += self.cells(cluster, truth).count();
         Ok(())
     }
 
-    fn round(&self, cluster: &Cluster, truth: &Table, report: &mut Report) -> Result<Vec<Difference>> {
-        let any_egress = cluster.objects.any_egress();
+    /// Whatever the table has a word for: place of the route, route, pair, what is expected.
+    fn cells(&self, cluster: &Cluster, truth: &Table) -> impl Iterator<Item = (usize, Route, Pair, Cell)> {
+        let pairs = Pair::all(true).filter(|pair| self.ports.contains(&pair.port));
+        let all =
+            pairs.flat_map(|pair| self.routes.iter().enumerate().map(move |(place, route)| (place, *route, pair)));
+        let judged = all.map(|(place, route, pair)| {
+            let expected = route.expected(pair, truth.cell(pair), &cluster.objects);
+            (place, route, pair, expected)
+        });
+        judged.filter(|(.., expected)| *expected != Cell::Open)
+    }
+
+    fn round(
+        &self,
+        cluster: &Cluster,
+        truth: &Table,
+        sample: Sample,
+        known: &mut BTreeSet<(Route, Pair)>,
+        report: &mut Report,
+    ) -> Result<Vec<Difference>> {
         let mut questions = Vec::new();
         let mut asked = Vec::new();
         for from in 0..PODS.len() {
             let (mut probes, mut cases) = (Vec::new(), Vec::new());
-            for pair in Pair::all(true).filter(|pair| pair.from == from && self.ports.contains(&pair.port)) {
-                for (number, route) in self.routes.iter().enumerate() {
-                    let turn =
-                        pair.from + 2 * pair.to + 3 * pair.port + usize::from(pair.ipv4) + number + report.rounds;
-                    if !turn.is_multiple_of(self.share) {
-                        continue;
-                    }
-                    let expected = route.expected(pair, truth.cell(pair), any_egress);
-                    if expected != Cell::Open {
-                        // A refusal through a load balancer may be silent.
-                        let at_most = (expected == Cell::Denied && *route != Route::Direct).then_some(SILENCE);
-                        probes.push(Probe { at_most, ..Probe::new(PORTS[pair.port].0, route.target(pair)) });
-                        cases.push((*route, pair, expected));
-                    }
-                }
+            let cells = self.cells(cluster, truth).filter(|(.., pair, _)| pair.from == from);
+            for (_, route, pair, expected) in cells.filter(|(place, _, pair, _)| sample.takes(*pair, *place)) {
+                // A refusal through a load balancer may be silent.
+                let at_most = (expected == Cell::Denied && route.is_balanced()).then_some(SILENCE);
+                probes.push(Probe { at_most, ..Probe::new(PORTS[pair.port].0, route.target(pair)) });
+                cases.push((route, pair, expected));
+                known.insert((route, pair));
             }
             questions.push((cluster.pod(from)?.ns, probes));
             asked.push(cases);
@@ -222,13 +228,13 @@ impl Play {
                 Some(format!("answered by {}", answer.name))
             }
             (Cell::Allowed, Ok(answer)) => {
-                let wrong = route == Route::Direct && answer.client != plan::address(pair.from, pair.ipv4);
+                let wrong = !route.is_balanced() && answer.client != plan::address(pair.from, pair.ipv4);
                 wrong.then(|| format!("seen as {}", answer.client))
             }
             (Cell::Denied, Ok(_)) => Some("allowed".into()),
             (Cell::Denied, Err(ProbeError::Refused | ProbeError::Unreachable)) => None,
             // Through a load balancer an answer may get lost on its way back.
-            (Cell::Denied, Err(ProbeError::TimedOut)) if route != Route::Direct || !self.answers => None,
+            (Cell::Denied, Err(ProbeError::TimedOut)) if route.is_balanced() || !self.answers => None,
             (_, Err(error)) => Some(error.to_string()),
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   scenarios ──> changes ──> objects ──> manifests ──> agents ──> kernel
 //!       └───────> truth table <── judge ──> difference <── probes ──┘
-//!                                  told ──> explain, counters of rules
+//!                                  told ──> counters of rules, words ──> explain
 //! ```
 //!
 //! The cluster is always the same: namespaces x, y and z with pods a, b and c in each, on two nodes. A truth table says
@@ -16,14 +16,19 @@ pub mod judge;
 pub mod objects;
 pub mod plan;
 pub mod probe;
+pub mod route;
 pub mod scenario;
 mod scenarios;
+mod services;
 pub mod table;
 pub mod told;
+mod words;
 
 pub use self::{
     cluster::Cluster,
-    judge::{Play, Route},
+    judge::Play,
+    objects::Objects,
+    route::Route,
     scenario::{Change, Scenario, Step},
     scenarios::all,
     table::{Cell, Table},

@@ -29,6 +29,8 @@ pub struct Objects {
     policies: BTreeMap<(String, String), Value>,
     /// The port at which the beacons answer each other.
     pub beacon_port: u16,
+    /// Who has the address of a pod that has ended: another one, without labels, of this namespace.
+    heirs: BTreeMap<usize, &'static str>,
     /// Pods that the API server does not know (any more).
     pub absent: BTreeSet<usize>,
     /// Other objects, as they are.
@@ -46,6 +48,7 @@ impl Default for Objects {
                 .collect(),
             policies: BTreeMap::new(),
             beacon_port: 80,
+            heirs: BTreeMap::new(),
             absent: BTreeSet::new(),
             others: Vec::new(),
         }
@@ -78,8 +81,26 @@ impl Objects {
             }
             Change::Phase(phase, pod) => self.pod(pod)?.phase = phase,
             Change::Terminate(pod) => self.pod(pod)?.terminating = true,
+            Change::Inherit(namespace, pod) => {
+                let number = plan::pod(pod).with_context(|| format!("no pod {pod}"))?;
+                if !self.has_ended(number) {
+                    bail!("{pod} still has its address");
+                }
+                self.heirs.insert(number, namespace);
+            }
         }
         Ok(())
+    }
+
+    /// Have its containers ended, so that it has given its address back?
+    pub fn has_ended(&self, pod: usize) -> bool {
+        matches!(self.pods[pod].phase, "Succeeded" | "Failed")
+    }
+
+    /// What an EndpointSlice says of the pod: ready, serving, terminating. `None`: it is not in there.
+    pub fn conditions(&self, pod: usize) -> Option<(bool, bool, bool)> {
+        let terminating = self.pods[pod].terminating;
+        (!self.has_ended(pod)).then_some((!terminating, true, terminating))
     }
 
     /// Does any policy isolate pods for what they send?
@@ -105,6 +126,7 @@ impl Objects {
         all.push(objects::namespace(BEACON_NAMESPACE, json!({})));
         let present = self.pods.iter().enumerate().filter(|(number, _)| !self.absent.contains(number));
         all.extend(present.map(|(number, state)| pod_object(number, state)));
+        all.extend(self.heirs.iter().map(|(pod, namespace)| heir(*pod, namespace)));
         all.extend(self.others.iter().cloned());
         for (index, name) in BEACONS.iter().enumerate() {
             let node = index + 1;
@@ -162,6 +184,14 @@ fn pod_object(number: usize, state: &PodState) -> Value {
     if state.terminating {
         object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     }
+    object
+}
+
+fn heir(pod: usize, namespace: &str) -> Value {
+    let state = PodState { labels: Map::new(), phase: "Running", terminating: false };
+    let mut object = pod_object(pod, &state);
+    object["metadata"]["namespace"] = json!(namespace);
+    object["metadata"]["name"] = json!(format!("heir-of-{}", plan::lab_name(pod)));
     object
 }
 

@@ -13,6 +13,9 @@ pub enum Change {
     LabelNamespace(&'static str, &'static str, &'static str),
     /// Its containers have ended: phase and pod.
     Phase(&'static str, &'static str),
+    /// A new pod of this namespace, without labels, gets the address of one that has ended. In a truth table it has that one's
+    /// name.
+    Inherit(&'static str, &'static str),
     /// `kubectl delete pod`: it is being terminated, and its containers still run.
     Terminate(&'static str),
 }

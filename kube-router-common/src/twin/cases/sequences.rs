@@ -96,6 +96,23 @@ fn whom_the_pod_may_not_call_does_not_answer_its_way_back() {
 }
 
 #[test]
+fn no_rule_decides_on_what_a_pod_sends_to_itself() {
+    for f in Family::BOTH {
+        let mut talk = Talk::new(f, SERVED);
+        let deny = PolicyRow { verdict: PolicyRow::DENY, rule: 5 };
+        talk.tables.policy.insert(PolicyKey { group: GROUP_1_IN, class: ANY, ports: ANY }, deny);
+        let bytes = Build::tcp((pod_1(f), 4000), (pod_1(f), 80), SYN).with(|b| b.to_mac = MAC_1).bytes();
+        let counts =
+            |tables: &Tables| tables.rules.iter().map(|(rule, count)| (*rule, count.flows)).collect::<Vec<_>>();
+        for (note, action, counted) in [(1, PASS, (0, 1)), (2, REJECT, (5, 1))] {
+            let mut tables = talk.tables.clone();
+            let packet = Packet { bytes: bytes.clone(), ifindex: IF_1, note, mark: 0, checksum: None };
+            assert_eq!((tables.run(Hook::PodIn, &packet).action, counts(&tables)), (action, vec![counted]));
+        }
+    }
+}
+
+#[test]
 fn a_refused_flow_ends_when_the_refused_one_is_silent() {
     for f in Family::BOTH {
         let mut talk = open(f, PodGroups { ingress: OPEN, egress: 0 });

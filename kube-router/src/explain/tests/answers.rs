@@ -149,3 +149,30 @@ fn what_a_reader_should_know_is_noted() {
     assert!(notes("default/agent", "shop/cart").contains("default/agent uses its node's network"));
     assert_eq!(notes("shop/front-1", "shop/cart"), "");
 }
+
+#[test]
+fn a_node_port_is_followed_to_its_endpoints() {
+    use State::{Allowed, Denied, NoPod};
+    let of_type = "spec: {type: NodePort, clusterIP: 10.96.0.21, ports: [{name: pg, port: 5432, targetPort: pg, nodePort: 30432}]}";
+    let yaml = include_str!("../../../tests/fixtures/policies/shop.yaml");
+    let ours = yaml.replace("spec: {clusterIP: 10.96.0.21, ports: [{name: pg, port: 5432, targetPort: pg}]}", of_type);
+    assert!(ours.contains(of_type));
+    let cluster = cluster(&ours);
+    let ask = |from: &str, to: &str, port: &str| {
+        let question = question(from, to, port);
+        answer_explain(&cluster, Here::default(), &question).unwrap_or_else(|refusal| panic!("{question:?}: {refusal}"))
+    };
+    // At its own node's port the sender is judged at both endpoints, behind the load balancer.
+    let answer = ask("shop/front-1", "192.168.77.1", "30432");
+    assert_eq!(states(&answer), [(Allowed, Allowed), (Denied, Allowed)]);
+    assert!(answer.ways.iter().all(|way| way.via.is_some()) && answer.notes.len() == 1, "{answer:?}");
+    // To another node's port it talks as to any address outside.
+    let answer = ask("shop/front-1", "192.168.77.2", "tcp/30432");
+    assert_eq!(states(&answer), [(Denied, NoPod), (NoPod, Allowed), (NoPod, Allowed)]);
+    let text = text::answer(&answer);
+    let first = "shop/front-1 (10.244.1.11) -> 192.168.77.2\n  tcp/30432: denied\n    egress of shop/front-1: denied, ";
+    assert!(text.starts_with(first) && text.contains("note: n2 may give its own address to what"), "{text}");
+    assert_eq!(states(&ask("203.0.113.9", "192.168.77.1", "30432")), [(NoPod, Denied), (NoPod, Denied)]);
+    // Nobody serves that one.
+    assert_eq!(states(&ask("shop/front-1", "192.168.77.1", "udp/30432")), [(Denied, NoPod)]);
+}

@@ -39,6 +39,11 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
     groups.into_iter().flatten()
 }
 
+/// Its place among all of them.
+pub fn number(scenario: &Scenario) -> usize {
+    all().take_while(|known| known.name != scenario.name).count()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

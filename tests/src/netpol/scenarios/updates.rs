@@ -3,7 +3,7 @@
 
 use super::policy;
 use crate::netpol::scenario::{
-    Change::{Apply, Delete, LabelNamespace, LabelPod, Phase, Terminate},
+    Change::{Apply, Delete, Inherit, LabelNamespace, LabelPod, Phase, Terminate},
     Scenario, step,
 };
 
@@ -155,9 +155,11 @@ pub const SCENARIOS: &[Scenario] = &[
             step(&[Terminate("x/a")], "deny any to x/a\n allow z to x/a"),
             step(&[Apply(OUT)], "deny x/a to any"),
         ],
-    ),
-    // One that has completed has given its address back: it is no peer, whoever uses the address now. Whether a policy still
-    // holds for what it left behind is nobody's business.
+    )
+    // Its endpoint serves on, as there is no other.
+    .with_services(),
+    // One that has completed has given its address back: it is no peer, whoever uses the address now, and no endpoint. Whether a
+    // policy still holds for what it left behind is nobody's business.
     Scenario::new(
         "a completed peer",
         &[
@@ -168,5 +170,19 @@ pub const SCENARIOS: &[Scenario] = &[
             ),
             step(&[Phase("Running", "z/c"), Phase("Running", "z/b")], "deny any to x/a\n allow z to x/a"),
         ],
-    ),
+    )
+    .with_services(),
+    // The next one at its address is what that one's own namespace and labels make it, as peer and as subject.
+    Scenario::new(
+        "the address of a completed pod is another one's",
+        &[
+            step(&[Apply(FROM_Z)], "deny any to x/a\n allow z to x/a"),
+            step(&[Phase("Succeeded", "z/c"), Inherit("y", "z/c")], "deny any to x/a\n allow z/a, z/b to x/a"),
+            step(
+                &[Apply(FROM_Y), Phase("Failed", "x/b"), Inherit("y", "x/b")],
+                "deny any to x/a, x/c\n allow y, z/c, x/b to x/a, x/c",
+            ),
+        ],
+    )
+    .with_services(),
 ];
