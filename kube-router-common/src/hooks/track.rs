@@ -287,10 +287,16 @@ fn find<W: World>(world: &W, case: &mut Case) -> Found {
     }
     // What opens a connection may get to a process of this node now, which no later hook would see.
     let anew = (flow.is(Flow::PENDING) && opens) || flow.is(Flow::REFUSED);
-    if anew || (flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED)) {
+    let is_old = flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED);
+    // Where nothing isolates the pod there is nothing to judge. Behind a load balancer another pod's egress is.
+    let is_free = case.key.kind == FlowKey::POD && !case.is_isolated();
+    if anew || (is_old && !is_free) {
         case.flow = *flow;
         (case.is_known, case.owner) = (true, owner);
         return Found::Old;
+    }
+    if is_old {
+        flow.generation = case.config.generation;
     }
     flow.see(protocol, flags, from_initiator, now_s);
     if flow.is(Flow::PENDING) { Found::Pending } else { Found::Live }

@@ -236,6 +236,26 @@ pub(super) fn kept_flows(list: &mut List, f: Family) {
     };
     list.out("a free pod's connection is known", Build::tcp(pod, far, SYN)).given(free).flows(1);
     list.into("and whom it serves", Build::udp(far, pod, b"query")).given(free).flows(1);
+    list.into("and goes on when the policies change", Build::tcp(far, pod, ACK))
+        .given(free)
+        .given(move |t| {
+            let flow = Flow { generation: GENERATION - 1, ..live(t, Flow::FROM_POD) };
+            t.flows.insert(key(pod, far, protocol::TCP), flow);
+        })
+        .flows(1);
+    list.into(
+        "behind a service, into a free pod: the caller's flow is judged again",
+        Build::tcp(pod, (pod_2(f), 81), ACK),
+    )
+    .at(IF_2)
+    .noted(1)
+    .given(move |t| {
+        t.config.flags = Config::ALL_FLOWS;
+        let behind = FlowKey { kind: FlowKey::BEHIND, ..key(pod, (pod_2(f), 81), protocol::TCP) };
+        let flow = Flow { generation: GENERATION - 1, ifindex: IF_2, ..live(t, Flow::FROM_POD) };
+        t.flows.insert(behind, flow);
+    })
+    .rejects(OUT, Reason::Denied);
     list.out("but not where there are no policies", Build::tcp(pod, far, SYN)).given(|t| t.pods.clear()).flows(0);
     list.out("what can't be read leaves a free pod", Build::tcp(pod, far, SYN).with(|b| b.transport.truncate(3)))
         .given(free)
