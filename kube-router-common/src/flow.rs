@@ -197,6 +197,12 @@ impl Tcp {
         flags & (Tcp::SYN | Tcp::ACK | Tcp::RST) == Tcp::SYN
     }
 
+    /// Does it accept one?
+    #[inline(always)]
+    pub const fn accepts(flags: u8) -> bool {
+        flags & (Tcp::SYN | Tcp::ACK | Tcp::RST) == Tcp::SYN | Tcp::ACK
+    }
+
     /// The state after a packet. Sequence numbers are not looked at: what a forged packet can do is to make an entry
     /// end early, and then the next packet is judged anew.
     #[inline(always)]

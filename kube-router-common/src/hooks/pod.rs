@@ -241,9 +241,12 @@ fn into<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     let origin = note::pod(case.note).unwrap_or(0);
     // A pod's way to itself through a service is its own affair. It is tracked, so that the answer finds its way, too.
     case.is_own = origin != 0 && origin == case.pod;
-    let pending = origin != 0 && !case.is_own && world.groups(origin).egress != NOT_ISOLATED;
-    if pending {
-        case.read_transport(world)?;
+    let pending = origin != 0 && !case.is_own && track::is_due_behind(world, case, origin);
+    let read = if pending { case.read_transport(world) } else { Ok(()) };
+    if pending && read.is_err() && world.groups(origin).egress != NOT_ISOLATED {
+        return read;
+    }
+    if pending && read.is_ok() {
         let pod = case.pod;
         (case.pod, case.egress) = (origin, true);
         track::behind(world, case, origin)?;

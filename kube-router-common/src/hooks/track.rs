@@ -15,10 +15,15 @@ use crate::{
 enum Found {
     Nothing,
     Live,
-    /// Live, and its egress verdict falls behind a load balancer.
+    /// Live, and who sent it is to be known behind a load balancer.
     Pending,
     /// Of another generation, or refused when it was last judged; a copy is in `Case::flow`.
     Old,
+    /// The one who answered opens a connection of its own where one lives. It may; but whoever still has that one refuses,
+    /// and its entry stays as it is.
+    Another,
+    /// The one who began accepts a connection of the other side's: the entry is that one's from now on.
+    Accepted,
 }
 
 /// What the tables of policy say.
@@ -29,6 +34,8 @@ struct Judged {
     class: u32,
     pending: bool,
     masqueraded: bool,
+    /// Ingress from an address of the node: whose it is, only the peer's own packets tell.
+    unsure: bool,
 }
 
 /// A later hook is to know that this pod sent the packet, and from which address.
@@ -83,7 +90,10 @@ fn tell_fragments<W: World>(world: &W, case: &Case) {
 pub(super) fn track<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     (case.passes, case.is_allowed, case.is_old) = (false, false, false);
     judge_packet(world, case)?;
-    tell_fragments(world, case);
+    // Where nothing isolates the pod later fragments pass, too.
+    if case.is_isolated() {
+        tell_fragments(world, case);
+    }
     Ok(())
 }
 
@@ -118,6 +128,7 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     (case.key.protocol, case.key.kind, case.key.pad) = (case.t.protocol, FlowKey::POD, 0);
     case.now_s = world.now_s();
     let found = if case.is_stateful { find(world, case) } else { Found::Nothing };
+    let mut from_pod = egress;
     match found {
         Found::Live => return Ok(()),
         Found::Pending => {
@@ -126,31 +137,42 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
             }
             return Ok(());
         }
-        Found::Old => case.is_old = true,
+        Found::Old => {
+            case.is_old = true;
+            from_pod = case.flow.is(Flow::FROM_POD);
+        }
+        Found::Another => (case.flow, case.is_stateful) = (Flow::default(), false),
+        Found::Accepted => (case.flow, from_pod) = (Flow::default(), !egress),
         // It passes in any case, and who began is worth finding out only where that can be kept.
         Found::Nothing if !case.is_isolated() && !may_keep(world, case) => return Ok(()),
         Found::Nothing => case.flow = Flow::default(),
     }
-    begin(world, case)
+    begin(world, case, from_pod)
+}
+
+/// How many entries all pods may have. Those of pods that nothing isolates are to leave half of the table to the others.
+#[inline(always)]
+fn most_flows(case: &Case) -> u32 {
+    if case.is_isolated() { case.config.max_flows } else { case.config.max_flows / 2 }
 }
 
 /// Would there be an entry for this flow of a pod that nothing isolates?
 #[inline(always)]
 fn may_keep<W: World>(world: &W, case: &Case) -> bool {
     let has_room = match (world.flow_count(case.pod), world.flow_count(ALL_PODS)) {
-        (Some(own), Some(all)) => has_place(own.get(), all.get(), case.config.max_flows, Want::Unasked),
+        (Some(own), Some(all)) => has_place(own.get(), all.get(), most_flows(case), Want::Unasked),
         _ => false,
     };
-    case.is_stateful && (case.is_known || has_room)
+    // Of what is sent to a group each pod that hears it would have the one entry.
+    case.is_stateful && !case.key.local.is_group() && (case.is_known || has_room)
 }
 
 /// The first packet of a flow, or of a flow since the policies changed, or any packet of one that they refuse.
 #[inline(always)]
-fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(), Reason> {
     let (egress, old, now_s) = (case.egress, case.is_old, case.now_s);
     // Of TCP alone it can be told that a packet opens nothing.
     let may_be_older = case.t.protocol == protocol::TCP && !Tcp::opens(case.t.flags);
-    let mut from_pod = if old { case.flow.is(Flow::FROM_POD) } else { egress };
     let mut judged = decide(world, case, from_pod);
     let own = case.is_own || (old && case.flow.is(Flow::OWN));
     judged.allowed |= case.is_allowed || own;
@@ -163,16 +185,16 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
         let is_learning = now_s < case.config.learn_until_s;
         let matters = other != NOT_ISOLATED || !case.is_isolated();
         if if judged.allowed { matters } else { is_learning } {
-            let began = who_began(world, case);
-            let is_other_way = match began {
+            let is_other_way = match who_began(world, case) {
                 Began::Pod => !from_pod,
                 Began::Peer => from_pod,
-                // Perhaps a reply of what was there before us.
-                Began::Unknown => !judged.allowed,
+                Began::Unknown => false,
             };
-            if is_other_way {
+            // Denied: perhaps a reply of what was there before us. Then no word of a socket ends it: who served may have closed
+            // the one that listened.
+            if is_other_way || !judged.allowed {
                 let reverse = decide(world, case, !from_pod);
-                if reverse.allowed || !matches!(began, Began::Unknown) {
+                if reverse.allowed || !is_learning {
                     (judged, from_pod) = (reverse, !from_pod);
                 }
             }
@@ -191,8 +213,12 @@ fn begin<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     if case.is_isolated() && case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
         world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
     }
-    if judged.pending && egress {
+    if (judged.pending || own) && egress {
         note_origin(world, case.pod, &case.key.local);
+    }
+    // The pod speaks first since its peer was judged, of whom it knows the node's address only: the peer's next packet decides.
+    if judged.unsure && egress {
+        return Ok(());
     }
     // The reply to an echo that was not seen leaves no trace either.
     if !case.is_stateful || (case.t.protocol == protocol::ICMP && !case.is_allowed) {
@@ -241,12 +267,13 @@ fn refuse_from_now_on<W: World>(world: &W, case: &Case, judged: &Judged, from_in
     let (protocol, now_s) = (case.t.protocol, case.now_s);
     let is_tcp = protocol == protocol::TCP;
     // An echo that is asked for anew is always allowed.
-    if matches!(protocol, protocol::ICMP | protocol::ICMPV6) || (is_tcp && Tcp::opens(case.t.flags)) {
+    if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
         return forget(world, case);
     }
     let Some(mut flow) = world.flow(&case.key) else { return };
+    // The generation stays old: should another processor write over the flag, the next packet is judged all the same.
     flow.flags |= Flow::REFUSED;
-    (flow.generation, flow.class, flow.rule) = (case.config.generation, judged.class, judged.rule);
+    (flow.class, flow.rule) = (judged.class, judged.rule);
     if from_initiator || is_tcp {
         flow.last_seen_s = now_s;
     }
@@ -278,12 +305,18 @@ fn find<W: World>(world: &W, case: &mut Case) -> Found {
         return Found::Nothing;
     }
     let from_initiator = flow.is(Flow::FROM_POD) == egress;
-    // The one who answered opens a connection of its own: that is for the tables to judge.
     let opens = protocol == protocol::TCP && Tcp::opens(flags);
-    let is_another = opens && (!from_initiator || flow.is(Flow::REFUSED));
-    if is_another || flow.is_over(protocol, now_s) {
+    let is_anew = opens && from_initiator && flow.is(Flow::REFUSED);
+    if is_anew || flow.is_over(protocol, now_s) {
         (case.is_known, case.owner) = (true, owner);
         return Found::Nothing;
+    }
+    if opens && !from_initiator {
+        return Found::Another;
+    }
+    if protocol == protocol::TCP && Tcp::accepts(flags) && from_initiator {
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Accepted;
     }
     // What opens a connection may get to a process of this node now, which no later hook would see.
     let anew = (flow.is(Flow::PENDING) && opens) || flow.is(Flow::REFUSED);
@@ -299,7 +332,8 @@ fn find<W: World>(world: &W, case: &mut Case) -> Found {
         flow.generation = case.config.generation;
     }
     flow.see(protocol, flags, from_initiator, now_s);
-    if flow.is(Flow::PENDING) { Found::Pending } else { Found::Live }
+    // What is to the pod itself may be balanced to somebody else next.
+    if flow.is(Flow::PENDING | Flow::OWN) { Found::Pending } else { Found::Live }
 }
 
 /// Puts `case.flow` into the table, after [`find`]. False: no room, or no more for this pod. An entry that is there already
@@ -310,7 +344,7 @@ fn keep<W: World>(world: &W, case: &Case, want: Want) -> bool {
         && let Some(own) = world.flow_count(case.flow.pod)
         && let Some(all) = world.flow_count(ALL_PODS)
     {
-        if !has_place(own.get(), all.get(), case.config.max_flows, want) {
+        if !has_place(own.get(), all.get(), most_flows(case), want) {
             return false;
         }
         if world.add_flow(&case.key, &case.flow) {
@@ -339,7 +373,8 @@ fn forget<W: World>(world: &W, case: &Case) {
 #[inline(always)]
 fn decide<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Judged {
     let peer = peer_of(world, &case.key.peer);
-    let mut judged = Judged { allowed: true, rule: 0, class: peer.class, pending: false, masqueraded: false };
+    let mut judged =
+        Judged { allowed: true, rule: 0, class: peer.class, pending: false, masqueraded: false, unsure: false };
     let (group, port) = if from_pod {
         // At the node's own address nobody would look behind a load balancer that is gone.
         let was_pending = case.flow.is(Flow::PENDING) && peer.flags & Peer::NODE == 0;
@@ -354,6 +389,7 @@ fn decide<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Judged {
         }
         (case.groups.egress, case.key.peer_port)
     } else {
+        judged.unsure = peer.flags & Peer::NODE != 0;
         if case.flow.is(Flow::MASQUERADED) && case.note == 0 {
             (judged.class, judged.masqueraded) = (case.flow.class, true);
         } else {
@@ -423,6 +459,13 @@ pub(super) fn behind<W: World>(world: &W, case: &mut Case, origin: u32) -> Resul
     Ok(())
 }
 
+/// Is the egress verdict of this pod's flows to services due behind the load balancer? Without one, where flows are to live
+/// on, they are known from there on.
+#[inline(always)]
+pub(super) fn is_due_behind<W: World>(world: &W, case: &Case, origin: u32) -> bool {
+    world.groups(origin).egress != NOT_ISOLATED || case.config.has(Config::KEEP_ESTABLISHED)
+}
+
 #[inline(always)]
 fn judge_behind<W: World>(world: &W, case: &mut Case, origin: u32) -> Result<(), Reason> {
     read_fragment(world, case);
@@ -438,7 +481,9 @@ fn judge_behind<W: World>(world: &W, case: &mut Case, origin: u32) -> Result<(),
     let group = world.groups(origin).egress;
     let class = peer_of(world, &case.key.peer).class;
     let verdict = ask(world, case, group, class, case.key.peer_port);
-    world.count_rule(verdict.rule);
+    if group != NOT_ISOLATED {
+        world.count_rule(verdict.rule);
+    }
     (case.class, case.rule) = (class, verdict.rule);
     if !verdict.allowed {
         forget(world, case);
@@ -456,7 +501,7 @@ fn judge_behind<W: World>(world: &W, case: &mut Case, origin: u32) -> Result<(),
         };
         case.flow.see(case.t.protocol, case.t.flags, true, case.now_s);
         // Only spares the next packet this work; no room is no harm.
-        let _ = keep(world, case, Want::Spares);
+        let _ = keep(world, case, if group == NOT_ISOLATED { Want::Unasked } else { Want::Spares });
     }
     Ok(())
 }

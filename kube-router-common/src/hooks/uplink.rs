@@ -47,7 +47,9 @@ pub fn uplink_out<W: World>(world: &W, case: &mut Case) -> Action {
     if let Some(pod) = note::pod(noted) {
         case.begin(world.config(), true);
         case.pod = pod;
-        if let Err(reason) = pending(world, case, pod) {
+        if let Err(reason) = pending(world, case, pod)
+            && world.groups(pod).egress != NOT_ISOLATED
+        {
             return refuse(world, case, reason);
         }
     }
@@ -58,7 +60,7 @@ pub fn uplink_out<W: World>(world: &W, case: &mut Case) -> Action {
 
 #[inline(always)]
 fn pending<W: World>(world: &W, case: &mut Case, pod: u32) -> Result<(), Reason> {
-    if world.groups(pod).egress == NOT_ISOLATED {
+    if !track::is_due_behind(world, case, pod) {
         return Ok(());
     }
     let Frame::Ip { v4 } = link::frame(world)? else { return Ok(()) };

@@ -194,7 +194,9 @@ impl Cluster {
         let beacon = |name: &str| self.lab.pods().find(|pod| pod.name == name).context("no beacon");
         let ask = |from: &str, node, port| -> Result<(Namespace, Vec<Probe>)> {
             let to = (plan::beacon(node, true), port).into();
-            Ok((beacon(from)?.ns.clone(), vec![Probe::new(Transport::Tcp, to)]))
+            // A connection that the change ends halfway is silent from then on.
+            let at_most = Some(self.patience.answer / 3);
+            Ok((beacon(from)?.ns.clone(), vec![Probe { at_most, ..Probe::new(Transport::Tcp, to) }]))
         };
         let (open, shut) = (self.objects.beacon_port, other(self.objects.beacon_port));
         let mut questions = Vec::new();

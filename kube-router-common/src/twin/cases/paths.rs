@@ -59,7 +59,7 @@ pub(super) fn services(list: &mut List, f: Family) {
         .given(move |t| host(t, 0))
         .given(move |t| had(t, (service(f), 443), GENERATION))
         .rejects(OUT, Reason::Denied)
-        .flows(0);
+        .flows(1);
     let goes_on = Build::tcp((pod_1(f), 4000), (node(f), 30_001), ACK);
     list.out("a flow to a node port that is nobody's any more", goes_on.clone())
         .given(move |t| had(t, (node(f), 30_001), GENERATION - 1))

@@ -95,6 +95,111 @@ fn whom_the_pod_may_not_call_does_not_answer_its_way_back() {
     }
 }
 
+/// A SYN that nobody asked for does not make a connection another one: whoever still has it does not accept.
+#[test]
+fn a_connection_is_turned_by_who_accepts_another_and_by_nobody_else() {
+    for f in Family::BOTH {
+        let (own, far) = ((pod_1(f), 7000), (stranger(f), 4000));
+        let began = |talk: &Talk| talk.tables.flows.values().map(|flow| flow.is(Flow::FROM_POD)).collect::<Vec<_>>();
+        let started = || {
+            let mut talk = open(f, PodGroups { ingress: 0, egress: OPEN });
+            assert_eq!([talk.said(protocol::TCP), talk.heard(protocol::TCP)], [PASS; 2]);
+            assert_eq!(talk.run(Hook::PodIn, Build::tcp(far, own, SYN)), PASS, "nothing forbids it");
+            assert_eq!(began(&talk), [true], "the old one's entry stays");
+            talk
+        };
+        let mut talk = started();
+        talk.isolate(CALLING);
+        assert_eq!([talk.heard(protocol::TCP), talk.said(protocol::TCP)], [REJECT; 2], "judged as what it was");
+        assert_eq!(talk.run(Hook::PodIn, Build::tcp(far, own, SYN)), PASS, "again");
+        assert_eq!([talk.said(protocol::TCP), talk.heard(protocol::TCP)], [REJECT; 2], "and it stays refused");
+        // The pod's end is gone, and somebody listens.
+        assert_eq!(talk.run(Hook::PodOut, Build::tcp(own, far, SYN | ACK)), PASS);
+        assert_eq!((talk.heard(protocol::TCP), talk.said(protocol::TCP), began(&talk)), (PASS, PASS, vec![false]));
+        let mut talk = started();
+        assert_eq!(talk.run(Hook::PodOut, Build::tcp(own, far, SYN | ACK)), PASS);
+        talk.isolate(SERVED);
+        assert_eq!([talk.heard(protocol::TCP), talk.said(protocol::TCP)], [REJECT; 2], "the other's by now");
+    }
+}
+
+#[test]
+fn a_syn_in_a_forbidden_connection_does_not_end_the_refusal() {
+    for f in Family::BOTH {
+        let mut talk = open(f, PodGroups { ingress: OPEN, egress: 0 });
+        assert_eq!([talk.heard(protocol::TCP), talk.said(protocol::TCP)], [PASS; 2]);
+        talk.isolate(SERVED);
+        assert_eq!(talk.run(Hook::PodIn, Build::tcp((stranger(f), 4000), (pod_1(f), 7000), SYN)), REJECT);
+        assert_eq!([talk.said(protocol::TCP), talk.heard(protocol::TCP)], [REJECT; 2]);
+    }
+}
+
+/// Who stands behind the node's address only its own packets tell; the pod's word must not vouch for it.
+#[test]
+fn a_masqueraded_peer_is_judged_by_its_own_packets() {
+    for f in Family::BOTH {
+        let (own, through) = ((pod_1(f), 80), (node(f), 4000));
+        let word = |talk: &mut Talk, class: u32| {
+            let bytes = Build::tcp(through, own, ACK).with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1)).bytes();
+            let note = note::of_class(class);
+            let packet = Packet { bytes, ifindex: IF_1, note, mark: 0, checksum: None };
+            talk.tables.run(Hook::PodIn, &packet).action
+        };
+        // Without an entry, and somebody listens.
+        let mut talk = Talk::new(f, SERVED);
+        talk.tables.listeners.insert((IF_1, own.0, own.1));
+        assert_eq!(talk.run(Hook::PodOut, Build::tcp(own, through, ACK)), PASS);
+        assert_eq!((word(&mut talk, STRANGER), word(&mut talk, FRIEND)), (REJECT, PASS));
+        // With one; the peer's class is another since the policies changed.
+        talk.isolate(SERVED);
+        assert_eq!(talk.run(Hook::PodOut, Build::tcp(own, through, ACK)), PASS);
+        assert_eq!(word(&mut talk, STRANGER), REJECT);
+        assert_eq!(talk.run(Hook::PodOut, Build::tcp(own, through, ACK)), REJECT, "refused by now");
+    }
+}
+
+/// An address of a service may lead to somebody else with the next packet.
+#[test]
+fn what_a_pod_sends_to_itself_through_a_service_is_known_behind_it() {
+    for f in Family::BOTH {
+        let mut talk = Talk::new(f, PodGroups { ingress: GROUP_1_IN, egress: GROUP_1_OUT });
+        let (own, front) = ((pod_1(f), 8080), (service(f), 99));
+        let run = |talk: &mut Talk, hook: Hook, build: Build, note: u16| {
+            let bytes = build
+                .with(|b| {
+                    if hook == Hook::PodIn {
+                        b.to_mac = MAC_1
+                    }
+                })
+                .bytes();
+            talk.tables.run(hook, &Packet { bytes, ifindex: IF_1, note, mark: 0, checksum: None })
+        };
+        let came = run(&mut talk, Hook::PodIn, Build::udp(front, own, b"to itself"), 1);
+        assert_eq!(came.action, PASS);
+        for _ in 0..2 {
+            let left = run(&mut talk, Hook::PodOut, Build::udp(own, front, b"or to whom"), 0);
+            assert_eq!((left.action, left.note), (PASS, 1), "who sent it is told");
+            talk.tables.config.generation += 1;
+        }
+    }
+}
+
+/// Egress is judged behind the load balancer, so what is to live on must be known there, too.
+#[test]
+fn a_free_pods_flow_to_a_service_lives_on_if_it_is_to() {
+    for (f, keep) in Family::BOTH.into_iter().flat_map(|f| [(f, true), (f, false)]) {
+        let mut talk = Talk::new(f, FREE);
+        talk.tables.config.flags = Config::ALL_FLOWS | if keep { Config::KEEP_ESTABLISHED } else { 0 };
+        let behind = |talk: &mut Talk| {
+            let bytes = Build::tcp((pod_1(f), 4000), (pod_2(f), 81), ACK).with(|b| b.to_mac = MAC_2).bytes();
+            talk.tables.run(Hook::PodIn, &Packet { bytes, ifindex: IF_2, note: 1, mark: 0, checksum: None }).action
+        };
+        assert_eq!(behind(&mut talk), PASS);
+        talk.isolate(CALLING);
+        assert_eq!(behind(&mut talk), if keep { PASS } else { REJECT });
+    }
+}
+
 #[test]
 fn no_rule_decides_on_what_a_pod_sends_to_itself() {
     for f in Family::BOTH {
@@ -149,7 +254,7 @@ fn who_listens_did_not_begin_the_connection() {
         assert_eq!(run(friend(f), &as_is, ACK), (PASS, vec![false]), "it may, and it began");
         assert_eq!(run(stranger(f), &as_is, SYN), (PASS, vec![true]), "one of its own, from that port");
         let learning = |t: &mut Tables| t.config.learn_until_s = t.now_s + 60;
-        assert_eq!(run(stranger(f), &learning, ACK), (REJECT, vec![]), "nothing to be learned: the peer began");
+        assert_eq!(run(stranger(f), &learning, ACK), (PASS, vec![true]), "not while we learn");
         let elsewhere = |t: &mut Tables| t.listeners.clear();
         assert_eq!(run(stranger(f), &elsewhere, ACK), (PASS, vec![true]), "nobody listens");
         let keep = |t: &mut Tables| t.config.flags = Config::KEEP_ESTABLISHED;
