@@ -150,17 +150,17 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     begin(world, case, from_pod)
 }
 
-/// How many entries all pods may have. Those of pods that nothing isolates are to leave half of the table to the others.
+/// How many entries all pods may have. Those that no policy asks for are to leave half of the table to the others.
 #[inline(always)]
-fn most_flows(case: &Case) -> u32 {
-    if case.is_isolated() { case.config.max_flows } else { case.config.max_flows / 2 }
+fn most_flows(case: &Case, isolated: bool) -> u32 {
+    if isolated { case.config.max_flows } else { case.config.max_flows / 2 }
 }
 
 /// Would there be an entry for this flow of a pod that nothing isolates?
 #[inline(always)]
 fn may_keep<W: World>(world: &W, case: &Case) -> bool {
     let has_room = match (world.flow_count(case.pod), world.flow_count(ALL_PODS)) {
-        (Some(own), Some(all)) => has_place(own.get(), all.get(), most_flows(case), Want::Unasked),
+        (Some(own), Some(all)) => has_place(own.get(), all.get(), most_flows(case, false), Want::Unasked),
         _ => false,
     };
     // Of what is sent to a group each pod that hears it would have the one entry.
@@ -241,7 +241,7 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
         (false, true) => Want::Needed,
         (false, false) => Want::Spares,
     };
-    if !keep(world, case, want) {
+    if !keep(world, case, want, most_flows(case, case.is_isolated())) {
         if needed {
             return Err(Reason::TableFull);
         }
@@ -266,8 +266,9 @@ fn who_began<W: World>(world: &W, case: &Case) -> Began {
 fn refuse_from_now_on<W: World>(world: &W, case: &Case, judged: &Judged, from_initiator: bool) {
     let (protocol, now_s) = (case.t.protocol, case.now_s);
     let is_tcp = protocol == protocol::TCP;
-    // An echo that is asked for anew is always allowed.
-    if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
+    // Nobody answered a SYN yet, whose next word could do that; and an echo that is asked for anew is always allowed.
+    let unanswered = is_tcp && Tcp::opens(case.t.flags) && !case.flow.is(Flow::REPLIED);
+    if unanswered || matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
         return forget(world, case);
     }
     let Some(mut flow) = world.flow(&case.key) else { return };
@@ -339,12 +340,12 @@ fn find<W: World>(world: &W, case: &mut Case) -> Found {
 /// Puts `case.flow` into the table, after [`find`]. False: no room, or no more for this pod. An entry that is there already
 /// gives its place; of another pod, it goes on counting as that one's until the agent counts again.
 #[inline(always)]
-fn keep<W: World>(world: &W, case: &Case, want: Want) -> bool {
+fn keep<W: World>(world: &W, case: &Case, want: Want, most: u32) -> bool {
     if !case.is_known
         && let Some(own) = world.flow_count(case.flow.pod)
         && let Some(all) = world.flow_count(ALL_PODS)
     {
-        if !has_place(own.get(), all.get(), most_flows(case), want) {
+        if !has_place(own.get(), all.get(), most, want) {
             return false;
         }
         if world.add_flow(&case.key, &case.flow) {
@@ -501,7 +502,9 @@ fn judge_behind<W: World>(world: &W, case: &mut Case, origin: u32) -> Result<(),
         };
         case.flow.see(case.t.protocol, case.t.flags, true, case.now_s);
         // Only spares the next packet this work; no room is no harm.
-        let _ = keep(world, case, if group == NOT_ISOLATED { Want::Unasked } else { Want::Spares });
+        let isolated = group != NOT_ISOLATED;
+        let want = if isolated { Want::Spares } else { Want::Unasked };
+        let _ = keep(world, case, want, most_flows(case, isolated));
     }
     Ok(())
 }

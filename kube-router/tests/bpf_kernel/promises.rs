@@ -209,8 +209,13 @@ fn random_packets_are_judged_as_by_the_twin() {
             let outcome = twin.run(hook, &packet);
             let exhausted = outcome.answer.is_some() && ran.verdict == DROP;
             if !exhausted {
-                check(&ran, &packet, &outcome)
-                    .unwrap_or_else(|error| panic!("packet {at} at {hook:?}: {error}\n{outcome:?}\n{packet:02x?}"));
+                check(&ran, &packet, &outcome).unwrap_or_else(|error| {
+                    panic!(
+                        "packet {at} at {hook:?}: {error}\n{outcome:?}\n{packet:02x?}\n{:?}\n{:?}",
+                        rig.drops(),
+                        twin.drops
+                    )
+                });
             }
             passed += u64::from(outcome.action == Action::Pass);
             answers += u64::from(outcome.answer.is_some() && !exhausted);

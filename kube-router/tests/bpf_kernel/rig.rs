@@ -249,7 +249,9 @@ impl Rig {
         fill(&maps.services, &tables.services);
         fill(&maps.policy, &tables.policy);
         fill(&maps.flows, &tables.flows);
-        for pod in 0..4 {
+        // Notes name pods that there are not, too.
+        let counted: Vec<u32> = self.flow_counts().into_keys().chain(0..4).collect();
+        for pod in counted {
             maps.flow_counts.put(&pod, &tables.flow_counts.get(&pod).copied().unwrap_or_default()).expect("count");
         }
         fill(&maps.frags, &tables.frags);
