@@ -10,6 +10,7 @@
 //!   network ──> uplink_in ──> stack, IPVS ──> pod_in ──> pod        the client's class before masquerading
 //! ```
 
+mod entries;
 mod link;
 mod pod;
 mod track;

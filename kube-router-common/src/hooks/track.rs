@@ -1,30 +1,19 @@
 //! Flows and verdicts: a live flow passes, anything else is judged.
 
-use super::{Began, Case, Count, World, count, fill, is_balanced, peer_of, pod::ingress_class};
+use super::{
+    Began, Case, World, count,
+    entries::{Found, find, forget, keep, may_keep, most_flows, refuse_from_now_on},
+    fill, is_balanced, peer_of,
+    pod::ingress_class,
+};
 use crate::{
     config::{Config, FragKey, FragPorts, note},
     event::{BUCKET_FLOWS, EventHead},
-    flow::{ALL_PODS, Flow, FlowKey, Tcp, Want, has_place},
+    flow::{Flow, FlowKey, Tcp, Want},
     packet::{self, Icmp, Piece, protocol},
     policy::{Address, NOT_ISOLATED, PORTLESS, Peer, Service, Verdict, judge, port_index},
     reason::Reason,
 };
-
-/// What the flow table says.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    Live,
-    /// Live, and who sent it is to be known behind a load balancer.
-    Pending,
-    /// Of another generation, or refused when it was last judged; a copy is in `Case::flow`.
-    Old,
-    /// The one who answered opens a connection of its own where one lives. It may; but whoever still has that one refuses,
-    /// and its entry stays as it is.
-    Another,
-    /// The one who began accepts a connection of the other side's: the entry is that one's from now on.
-    Accepted,
-}
 
 /// What the tables of policy say.
 #[derive(Clone, Copy)]
@@ -150,23 +139,6 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     begin(world, case, from_pod)
 }
 
-/// How many entries all pods may have. Those that no policy asks for are to leave half of the table to the others.
-#[inline(always)]
-fn most_flows(case: &Case, isolated: bool) -> u32 {
-    if isolated { case.config.max_flows } else { case.config.max_flows / 2 }
-}
-
-/// Would there be an entry for this flow of a pod that nothing isolates?
-#[inline(always)]
-fn may_keep<W: World>(world: &W, case: &Case) -> bool {
-    let has_room = match (world.flow_count(case.pod), world.flow_count(ALL_PODS)) {
-        (Some(own), Some(all)) => has_place(own.get(), all.get(), most_flows(case, false), Want::Unasked),
-        _ => false,
-    };
-    // Of what is sent to a group each pod that hears it would have the one entry.
-    case.is_stateful && !case.key.local.is_group() && (case.is_known || has_room)
-}
-
 /// The first packet of a flow, or of a flow since the policies changed, or any packet of one that they refuse.
 #[inline(always)]
 fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(), Reason> {
@@ -181,24 +153,7 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
         judged.rule = 0;
     }
     if may_be_older && !old && !own {
-        let other = if from_pod { case.groups.ingress } else { case.groups.egress };
-        let is_learning = now_s < case.config.learn_until_s;
-        let matters = other != NOT_ISOLATED || !case.is_isolated();
-        if if judged.allowed { matters } else { is_learning } {
-            let is_other_way = match who_began(world, case) {
-                Began::Pod => !from_pod,
-                Began::Peer => from_pod,
-                Began::Unknown => false,
-            };
-            // Denied: perhaps a reply of what was there before us. Then no word of a socket ends it: who served may have closed
-            // the one that listened.
-            if is_other_way || !judged.allowed {
-                let reverse = decide(world, case, !from_pod);
-                if reverse.allowed || !is_learning {
-                    (judged, from_pod) = (reverse, !from_pod);
-                }
-            }
-        }
+        (judged, from_pod) = find_direction(world, case, judged, from_pod);
     }
     if case.is_isolated() {
         world.count_rule(judged.rule);
@@ -206,7 +161,7 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     (case.class, case.rule, case.egress) = (judged.class, judged.rule, from_pod);
     if !judged.allowed {
         if old {
-            refuse_from_now_on(world, case, &judged, from_pod == egress);
+            refuse_from_now_on(world, case, (judged.class, judged.rule), from_pod == egress);
         }
         return Err(Reason::Denied);
     }
@@ -253,121 +208,31 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
 }
 
 /// In the middle of a TCP connection that has no entry, as it is older than the pod's isolation or than the table: who began
-/// it? The answerer's next word must not make it a connection of its own, whose replies pass.
+/// it? The answerer's next word must not make it a connection of its own, whose replies pass. `judged` is the verdict in the
+/// direction that `from_pod` says; returned are both as they should be.
 #[inline(always)]
-fn who_began<W: World>(world: &W, case: &Case) -> Began {
-    if case.config.has(Config::KEEP_ESTABLISHED) { Began::Unknown } else { world.who_began(&case.key) }
-}
-
-/// A live flow is forbidden. Its entry stays until the flow is silent, or the other side's next word would begin one of its
-/// own, of which this one's packets were the replies. Who was refused keeps the entry alive by going on; of TCP, where a new
-/// connection can be told from an old one, either side does.
-#[inline(always)]
-fn refuse_from_now_on<W: World>(world: &W, case: &Case, judged: &Judged, from_initiator: bool) {
-    let (protocol, now_s) = (case.t.protocol, case.now_s);
-    let is_tcp = protocol == protocol::TCP;
-    // Nobody answered a SYN yet, whose next word could do that; and an echo that is asked for anew is always allowed.
-    let unanswered = is_tcp && Tcp::opens(case.t.flags) && !case.flow.is(Flow::REPLIED);
-    if unanswered || matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
-        return forget(world, case);
+fn find_direction<W: World>(world: &W, case: &mut Case, judged: Judged, from_pod: bool) -> (Judged, bool) {
+    let other = if from_pod { case.groups.ingress } else { case.groups.egress };
+    let is_learning = case.now_s < case.config.learn_until_s;
+    let matters = if judged.allowed { other != NOT_ISOLATED || !case.is_isolated() } else { is_learning };
+    if !matters {
+        return (judged, from_pod);
     }
-    let Some(mut flow) = world.flow(&case.key) else { return };
-    // The generation stays old: should another processor write over the flag, the next packet is judged all the same.
-    flow.flags |= Flow::REFUSED;
-    (flow.class, flow.rule) = (judged.class, judged.rule);
-    if from_initiator || is_tcp {
-        flow.last_seen_s = now_s;
-    }
-}
-
-/// Is the entry this very pod's? An address is a key only: pods come and go with it, several get what is sent to a group,
-/// and what is masqueraded shares the node's. An interface is never another pod's later; a number may be, after a while.
-/// Behind a load balancer there is but the number, so a packet that opens a connection is judged there.
-#[inline(always)]
-fn is_of<W: World>(world: &W, case: &Case, flow: &Flow) -> bool {
-    flow.pod == case.pod
-        && match case.key.kind {
-            FlowKey::BEHIND => case.t.protocol != protocol::TCP || !Tcp::opens(case.t.flags),
-            _ => flow.ifindex == world.ifindex(),
-        }
-}
-
-/// Looks `case.key` up and notes the packet in the entry.
-#[inline(always)]
-fn find<W: World>(world: &W, case: &mut Case) -> Found {
-    let (protocol, flags, egress, now_s) = (case.t.protocol, case.t.flags, case.egress, case.now_s);
-    let Some(mut flow) = world.flow(&case.key) else {
-        case.is_known = false;
-        return Found::Nothing;
+    let began = if case.config.has(Config::KEEP_ESTABLISHED) { Began::Unknown } else { world.who_began(&case.key) };
+    let is_other_way = match began {
+        Began::Pod => !from_pod,
+        Began::Peer => from_pod,
+        Began::Unknown => false,
     };
-    let owner = flow.pod;
-    if !is_of(world, case, &flow) {
-        (case.is_known, case.owner) = (true, owner);
-        return Found::Nothing;
-    }
-    let from_initiator = flow.is(Flow::FROM_POD) == egress;
-    let opens = protocol == protocol::TCP && Tcp::opens(flags);
-    let is_anew = opens && from_initiator && flow.is(Flow::REFUSED);
-    if is_anew || flow.is_over(protocol, now_s) {
-        (case.is_known, case.owner) = (true, owner);
-        return Found::Nothing;
-    }
-    if opens && !from_initiator {
-        return Found::Another;
-    }
-    if protocol == protocol::TCP && Tcp::accepts(flags) && from_initiator {
-        (case.is_known, case.owner) = (true, owner);
-        return Found::Accepted;
-    }
-    // What opens a connection may get to a process of this node now, which no later hook would see.
-    let anew = (flow.is(Flow::PENDING) && opens) || flow.is(Flow::REFUSED);
-    let is_old = flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED);
-    // Where nothing isolates the pod there is nothing to judge. Behind a load balancer another pod's egress is.
-    let is_free = case.key.kind == FlowKey::POD && !case.is_isolated();
-    if anew || (is_old && !is_free) {
-        case.flow = *flow;
-        (case.is_known, case.owner) = (true, owner);
-        return Found::Old;
-    }
-    if is_old {
-        flow.generation = case.config.generation;
-    }
-    flow.see(protocol, flags, from_initiator, now_s);
-    // What is to the pod itself may be balanced to somebody else next.
-    if flow.is(Flow::PENDING | Flow::OWN) { Found::Pending } else { Found::Live }
-}
-
-/// Puts `case.flow` into the table, after [`find`]. False: no room, or no more for this pod. An entry that is there already
-/// gives its place; of another pod, it goes on counting as that one's until the agent counts again.
-#[inline(always)]
-fn keep<W: World>(world: &W, case: &Case, want: Want, most: u32) -> bool {
-    if !case.is_known
-        && let Some(own) = world.flow_count(case.flow.pod)
-        && let Some(all) = world.flow_count(ALL_PODS)
-    {
-        if !has_place(own.get(), all.get(), most, want) {
-            return false;
-        }
-        if world.add_flow(&case.key, &case.flow) {
-            own.add(1);
-            all.add(1);
-            return true;
-        }
-        // Full, or another processor was quicker with a packet of the same flow.
-    }
-    world.put_flow(&case.key, &case.flow)
-}
-
-/// Takes the entry that [`find`] saw out of the table.
-#[inline(always)]
-fn forget<W: World>(world: &W, case: &Case) {
-    if case.is_known && world.remove_flow(&case.key) {
-        for pod in [case.owner, ALL_PODS] {
-            if let Some(count) = world.flow_count(pod) {
-                count.add(-1);
-            }
+    // Denied: perhaps a reply of what was there before us. Then no word of a socket ends it: who served may have closed the
+    // one that listened.
+    if is_other_way || !judged.allowed {
+        let reverse = decide(world, case, !from_pod);
+        if reverse.allowed || !is_learning {
+            return (reverse, !from_pod);
         }
     }
+    (judged, from_pod)
 }
 
 /// Asks the tables of policy, in the direction of the flow's first packet.

@@ -105,60 +105,46 @@ fn started() -> Dataplane {
     dataplane
 }
 
-/// With an entry and without one, as it is older than the pod's isolation: the server speaks first, and it listens.
-#[test]
-#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter by_its_servers_word"]
-fn a_forbidden_connection_does_not_go_on_by_its_servers_word() {
-    on_a_node(|net| {
+/// Pod 1 calls pod 2, and one of the two is isolated, in the direction of the first word only: that connection ends when it is
+/// forbidden, with an entry and without one, as it is older than the isolation. The server speaks first, and it listens. What
+/// goes the other way, `ours`, goes on.
+fn ends_whoever_speaks(isolated: u32, ours: &'static str) {
+    on_a_node(move |net| {
         let dataplane = started();
-        let (servers, clients) = (listeners(&net.pod_2, 80), listeners(&net.pod_1, 81));
+        let (servers, others) = (listeners(&net.pod_2, 80), listeners(&net.pod_1, 81));
+        let (peer, class) = if isolated == 2 { (1, CLASS_1) } else { (2, CLASS_2) };
+        let shut = |is_it: bool| isolate(&dataplane, isolated, is_it && isolated == 2, is_it && isolated == 1);
         for (is_tracked, v6) in [(true, false), (true, true), (false, false), (false, true)] {
             let what = format!("tracked: {is_tracked}, IPv6: {v6}");
             let (to_2, to_1) = if v6 { ("[fd00:1::2]:80", "[fd00:1::1]:81") } else { ("10.1.0.2:80", "10.1.0.1:81") };
-            reclass(&dataplane, 1, CLASS_1);
-            isolate(&dataplane, 2, is_tracked, false);
+            reclass(&dataplane, peer, class);
+            shut(is_tracked);
             let (mut caller, mut called) = connection(&net.pod_1, to_2, &servers[usize::from(v6)]);
             assert!(both_hear(&mut called, &mut caller), "{what}");
-            let (mut own, mut far) = connection(&net.pod_2, to_1, &clients[usize::from(v6)]);
+            let (mut one, mut other) = connection(&net.pod_2, to_1, &others[usize::from(v6)]);
             // Still allowed.
-            isolate(&dataplane, 2, true, false);
+            shut(true);
             next_generation(&dataplane);
             assert!(both_hear(&mut called, &mut caller), "{what}: allowed");
-            reclass(&dataplane, 1, FORBIDDEN);
+            reclass(&dataplane, peer, FORBIDDEN);
             assert!(!is_heard(&mut called, &mut caller), "{what}: the server's word");
             assert!(!is_heard(&mut caller, &mut called), "{what}: the client's");
             assert!(!is_heard(&mut called, &mut caller), "{what}: the server's once more");
-            // What the pod itself began goes on.
-            assert!(both_hear(&mut own, &mut far), "{what}: the pod's own");
+            assert!(both_hear(&mut one, &mut other), "{what}: {ours}");
         }
     });
 }
 
-/// The other way about: pod 1 may not call any more, and nothing isolates it from whom it called.
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter by_its_servers_word"]
+fn a_forbidden_connection_does_not_go_on_by_its_servers_word() {
+    ends_whoever_speaks(2, "the pod's own");
+}
+
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter may_not_call"]
 fn whom_a_pod_may_not_call_any_more_does_not_keep_the_connection() {
-    on_a_node(|net| {
-        let dataplane = started();
-        let (servers, clients) = (listeners(&net.pod_2, 80), listeners(&net.pod_1, 81));
-        for (is_tracked, v6) in [(true, false), (true, true), (false, false), (false, true)] {
-            let what = format!("tracked: {is_tracked}, IPv6: {v6}");
-            let (to_2, to_1) = if v6 { ("[fd00:1::2]:80", "[fd00:1::1]:81") } else { ("10.1.0.2:80", "10.1.0.1:81") };
-            reclass(&dataplane, 2, CLASS_2);
-            isolate(&dataplane, 1, false, is_tracked);
-            let (mut caller, mut called) = connection(&net.pod_1, to_2, &servers[usize::from(v6)]);
-            assert!(both_hear(&mut called, &mut caller), "{what}");
-            let (mut guest, mut host) = connection(&net.pod_2, to_1, &clients[usize::from(v6)]);
-            isolate(&dataplane, 1, false, true);
-            next_generation(&dataplane);
-            assert!(both_hear(&mut called, &mut caller), "{what}: allowed");
-            reclass(&dataplane, 2, FORBIDDEN);
-            assert!(!is_heard(&mut called, &mut caller), "{what}: the server's word");
-            assert!(!is_heard(&mut caller, &mut called), "{what}: the client's");
-            assert!(!is_heard(&mut called, &mut caller), "{what}: the server's once more");
-            assert!(both_hear(&mut guest, &mut host), "{what}: whom it serves");
-        }
-    });
+    ends_whoever_speaks(1, "whom it serves");
 }
 
 #[test]

@@ -1,0 +1,152 @@
+//! Entries of the flow table: which one a packet belongs to, what it says of the packet, and what becomes of it.
+
+use super::{Case, Count, World};
+use crate::{
+    config::Config,
+    flow::{ALL_PODS, Flow, FlowKey, Tcp, Want, has_place},
+    packet::protocol,
+};
+
+/// What the flow table says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Live,
+    /// Live, and who sent it is to be known behind a load balancer.
+    Pending,
+    /// Of another generation, or refused when it was last judged; a copy is in `Case::flow`.
+    Old,
+    /// The one who answered opens a connection of its own where one lives. It may; but whoever still has that one refuses,
+    /// and its entry stays as it is.
+    Another,
+    /// The one who began accepts a connection of the other side's: the entry is that one's from now on.
+    Accepted,
+}
+
+/// Is the entry this very pod's? An address is a key only: pods come and go with it, several get what is sent to a group,
+/// and what is masqueraded shares the node's. An interface is never another pod's later; a number may be, after a while.
+/// Behind a load balancer there is but the number, so a packet that opens a connection is judged there.
+#[inline(always)]
+fn is_of<W: World>(world: &W, case: &Case, flow: &Flow) -> bool {
+    flow.pod == case.pod
+        && match case.key.kind {
+            FlowKey::BEHIND => case.t.protocol != protocol::TCP || !Tcp::opens(case.t.flags),
+            _ => flow.ifindex == world.ifindex(),
+        }
+}
+
+/// Looks `case.key` up and notes the packet in the entry.
+#[inline(always)]
+pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
+    let (protocol, flags, egress, now_s) = (case.t.protocol, case.t.flags, case.egress, case.now_s);
+    let Some(mut flow) = world.flow(&case.key) else {
+        case.is_known = false;
+        return Found::Nothing;
+    };
+    let owner = flow.pod;
+    if !is_of(world, case, &flow) {
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Nothing;
+    }
+    let from_initiator = flow.is(Flow::FROM_POD) == egress;
+    let opens = protocol == protocol::TCP && Tcp::opens(flags);
+    let is_anew = opens && from_initiator && flow.is(Flow::REFUSED);
+    if is_anew || flow.is_over(protocol, now_s) {
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Nothing;
+    }
+    if opens && !from_initiator {
+        return Found::Another;
+    }
+    if protocol == protocol::TCP && Tcp::accepts(flags) && from_initiator {
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Accepted;
+    }
+    // What opens a connection may get to a process of this node now, which no later hook would see.
+    let anew = (flow.is(Flow::PENDING) && opens) || flow.is(Flow::REFUSED);
+    let is_old = flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED);
+    // Where nothing isolates the pod there is nothing to judge. Behind a load balancer another pod's egress is.
+    let is_free = case.key.kind == FlowKey::POD && !case.is_isolated();
+    if anew || (is_old && !is_free) {
+        case.flow = *flow;
+        (case.is_known, case.owner) = (true, owner);
+        return Found::Old;
+    }
+    if is_old {
+        flow.generation = case.config.generation;
+    }
+    flow.see(protocol, flags, from_initiator, now_s);
+    // What is to the pod itself may be balanced to somebody else next.
+    if flow.is(Flow::PENDING | Flow::OWN) { Found::Pending } else { Found::Live }
+}
+
+/// How many entries all pods may have. Those that no policy asks for are to leave half of the table to the others.
+#[inline(always)]
+pub(super) fn most_flows(case: &Case, isolated: bool) -> u32 {
+    if isolated { case.config.max_flows } else { case.config.max_flows / 2 }
+}
+
+/// Would there be an entry for this flow of a pod that nothing isolates?
+#[inline(always)]
+pub(super) fn may_keep<W: World>(world: &W, case: &Case) -> bool {
+    let has_room = match (world.flow_count(case.pod), world.flow_count(ALL_PODS)) {
+        (Some(own), Some(all)) => has_place(own.get(), all.get(), most_flows(case, false), Want::Unasked),
+        _ => false,
+    };
+    // Of what is sent to a group each pod that hears it would have the one entry.
+    case.is_stateful && !case.key.local.is_group() && (case.is_known || has_room)
+}
+
+/// Puts `case.flow` into the table, after [`find`]. False: no room, or no more for this pod. An entry that is there already
+/// gives its place; of another pod, it goes on counting as that one's until the agent counts again.
+#[inline(always)]
+pub(super) fn keep<W: World>(world: &W, case: &Case, want: Want, most: u32) -> bool {
+    if !case.is_known
+        && let Some(own) = world.flow_count(case.flow.pod)
+        && let Some(all) = world.flow_count(ALL_PODS)
+    {
+        if !has_place(own.get(), all.get(), most, want) {
+            return false;
+        }
+        if world.add_flow(&case.key, &case.flow) {
+            own.add(1);
+            all.add(1);
+            return true;
+        }
+        // Full, or another processor was quicker with a packet of the same flow.
+    }
+    world.put_flow(&case.key, &case.flow)
+}
+
+/// Takes the entry that [`find`] saw out of the table.
+#[inline(always)]
+pub(super) fn forget<W: World>(world: &W, case: &Case) {
+    if case.is_known && world.remove_flow(&case.key) {
+        for pod in [case.owner, ALL_PODS] {
+            if let Some(count) = world.flow_count(pod) {
+                count.add(-1);
+            }
+        }
+    }
+}
+
+/// A live flow is forbidden. Its entry stays until the flow is silent, or the other side's next word would begin one of its
+/// own, of which this one's packets were the replies. Who was refused keeps the entry alive by going on; of TCP, where a new
+/// connection can be told from an old one, either side does.
+#[inline(always)]
+pub(super) fn refuse_from_now_on<W: World>(world: &W, case: &Case, (class, rule): (u32, u32), from_initiator: bool) {
+    let (protocol, now_s) = (case.t.protocol, case.now_s);
+    let is_tcp = protocol == protocol::TCP;
+    // Nobody answered a SYN yet, whose next word could do that; and an echo that is asked for anew is always allowed.
+    let unanswered = is_tcp && Tcp::opens(case.t.flags) && !case.flow.is(Flow::REPLIED);
+    if unanswered || matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
+        return forget(world, case);
+    }
+    let Some(mut flow) = world.flow(&case.key) else { return };
+    // The generation stays old: should another processor write over the flag, the next packet is judged all the same.
+    flow.flags |= Flow::REFUSED;
+    (flow.class, flow.rule) = (class, rule);
+    if from_initiator || is_tcp {
+        flow.last_seen_s = now_s;
+    }
+}
