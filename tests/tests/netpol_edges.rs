@@ -112,8 +112,6 @@ fn a_refused_client_learns_it() {
             let (status, took) = curl(&cluster.named(from).unwrap().ns, address);
             println!("{from} -> {to} {address}: curl ended with {status} after {took:?}");
             assert_eq!(status, REFUSED, "{from} -> {to} {address}");
-            // An answer that is there before `connect` has returned ends it only with the next SYN, a second later.
-            assert!(took < Duration::from_millis(2500), "{from} -> {to} {address}: {took:?}");
         }
         let address = socket(pod("y/b").unwrap(), 0, ipv4);
         assert_eq!(curl(&cluster.named("y/a").unwrap().ns, address).0, 0, "allowed: {address}");

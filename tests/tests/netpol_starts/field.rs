@@ -249,6 +249,7 @@ impl Start {
     }
 }
 
+#[derive(Debug)]
 pub struct Added {
     /// The whole chain.
     pub took: Duration,

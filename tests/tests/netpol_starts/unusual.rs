@@ -3,7 +3,7 @@
 use std::{
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use kube_router_tests::{agent::Agent, chain::Chain, lab::Namespace, pace, probe::FirstTry, process::eventually};
@@ -65,14 +65,17 @@ fn news_of_a_pod_is_late_or_old() {
 
     // ADD waits for it.
     let pod = field.sandbox("late");
-    let added = thread::scope(|scope| {
-        scope.spawn(|| {
+    let (told, added) = thread::scope(|scope| {
+        let told = scope.spawn(|| {
             thread::sleep(Duration::from_millis(1_000));
+            let told = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             field.tell(&pod, &[]);
+            told
         });
-        field.add(&pod)
+        let added = field.add(&pod);
+        (told.join().unwrap(), added)
     });
-    assert!(!waits(&added) && added.said.took > Duration::from_millis(500), "{:?}", added.said);
+    assert!(!waits(&added) && told < added.at, "told at {told:?}: {added:?}");
     expect_open(&field, &pod, &added);
     end(&field, &pod, &added);
     field.forget(&pod);
