@@ -396,6 +396,7 @@ pub mod icmp {
     pub const ROUTER_ADVERT: u8 = 134;
     pub const NEIGHBOUR_SOLICIT: u8 = 135;
     pub const NEIGHBOUR_ADVERT: u8 = 136;
+    pub const REDIRECT_6: u8 = 137;
     pub const LISTENER_REPORT_2: u8 = 143;
 }
 
@@ -419,7 +420,12 @@ pub fn icmp_kind(ends: &Ends, t: &Transport, into_pod: bool) -> Icmp {
         icmp::UNREACHABLE_6 | icmp::TIME_EXCEEDED_6 | icmp::ECHO_6 | icmp::ECHO_REPLY_6 => Icmp::Always,
         icmp::TOO_BIG_6 | icmp::PARAMETER_PROBLEM_6 => Icmp::Related,
         icmp::ROUTER_SOLICIT | icmp::NEIGHBOUR_SOLICIT | icmp::NEIGHBOUR_ADVERT => Icmp::Always,
-        icmp::ROUTER_ADVERT if into_pod && ends.hop_limit == ON_LINK && ends.source.is_link_local() => Icmp::Always,
+        // A router's word on the link. The node's kernel redirects what it sends back out of a pod's bridge.
+        icmp::ROUTER_ADVERT | icmp::REDIRECT_6
+            if into_pod && ends.hop_limit == ON_LINK && ends.source.is_link_local() =>
+        {
+            Icmp::Always
+        }
         icmp::LISTENER_QUERY..=icmp::LISTENER_DONE | icmp::LISTENER_REPORT_2 => Icmp::Always,
         _ => Icmp::Other,
     }

@@ -95,12 +95,27 @@ pub fn compare(
             match (differences.is_empty(), round < ROUNDS) {
                 (true, _) => break,
                 (false, true) => round += 1,
-                (false, false) => bail!("{route}: explain and the packets' fate differ: {}", some(&differences)),
+                (false, false) => {
+                    let alone = alone(cluster, &names, &cases, &told)?;
+                    bail!("{route}: explain and the packets' fate differ: {}{alone}", some(&differences))
+                }
             }
         }
         *compared.entry(route).or_default() += cases.len();
     }
     Ok(())
+}
+
+/// The questions of a round that differ when nobody else asks.
+fn alone(cluster: &Cluster, names: &[PolicyNames], cases: &[Case], told: &BTreeMap<Case, Told>) -> Result<String> {
+    let mut text = String::new();
+    for case in cases {
+        let differences = Questions::new(cluster, &[*case], told)?.play(cluster, names)?;
+        if !differences.is_empty() {
+            let _ = writeln!(text, "  alone, {}: {:?}\n  {:?}", said(*case), differences, told.get(case));
+        }
+    }
+    Ok(text)
 }
 
 /// Is it known who judges whom? At another node's port that node stands in for the client if it passes the packet on to

@@ -64,7 +64,7 @@ pub(super) fn errors(list: &mut List, f: Family) {
         &[(5, "redirect"), (9, "router advertisement"), (13, "timestamp"), (17, "address mask"), (42, "extended echo")]
     } else {
         &[
-            (137, "redirect"),
+            (icmp::REDIRECT_6, "redirect that is not of this link"),
             (139, "node information"),
             (141, "inverse solicitation"),
             (200, "private"),
@@ -167,11 +167,12 @@ pub(super) fn neighbours(list: &mut List) {
         let cut = say(icmp::NEIGHBOUR_ADVERT, from, pod_1(f)).with(|b| b.transport.truncate(20));
         list.out(&format!("an advertisement that is cut, {who}"), cut).drops(OUT, Reason::Truncated);
     }
-    for (kind, what) in [(icmp::ROUTER_ADVERT, "router advertisement"), (137, "redirect")] {
+    for (kind, what) in [(icmp::ROUTER_ADVERT, "router advertisement"), (icmp::REDIRECT_6, "redirect")] {
         list.out(&format!("a pod is no router: {what}"), say(kind, link(9), all)).drops(OUT, Reason::SourceAddress);
+        let far = say(kind, link(8), all).with(|b| b.hop_limit = 64);
+        list.into(&format!("{what} from afar"), far).rejects(IN, Reason::Denied).unanswered();
+        list.into(&format!("{what} of a router on the link"), say(kind, link(8), all));
     }
-    let far = say(icmp::ROUTER_ADVERT, link(8), all).with(|b| b.hop_limit = 64);
-    list.into("a router advertisement from afar", far).rejects(IN, Reason::Denied).unanswered();
     let echo = Build::echo(friend(f), nobody(f), icmp::ECHO_6, 1).with(|b| b.hop_limit = 255);
     list.into("an echo request with a full hop limit is no discovery, to a pod not yet known", echo)
         .at(IF_NEW)
