@@ -23,6 +23,7 @@ pub mod packet;
 mod plain;
 pub mod policy;
 pub mod reason;
+pub mod schedule;
 pub mod sizes;
 pub mod traffic;
 #[cfg(any(test, feature = "twin"))]

@@ -78,6 +78,8 @@ pub const RULES: &[Rule] = &[
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_kernel", &[(1, Host), (4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_ipvs", &[(4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "ipvs_kernel", &[(4, Vm)]) },
+    // Eighty-four thousand connections, from ten thousand addresses.
+    Rule { modules: NETWORK, timeout_s: 1200, ..rule("kube-router", "ipvs_scheduling", &[(4, Vm)]) },
     Rule {
         kubernetes: true,
         control_plane: Some(&[]),

@@ -11,6 +11,7 @@ pub mod links;
 pub mod node;
 pub mod policy;
 mod problem;
+pub mod rings;
 mod scheduler;
 pub mod service_ports;
 pub mod services;

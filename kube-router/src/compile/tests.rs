@@ -11,6 +11,7 @@ mod kinds;
 mod node;
 mod node_port;
 mod policies;
+mod rings;
 mod world;
 
 use world::World;

@@ -4,5 +4,6 @@
 pub mod bpffs;
 pub mod clock;
 pub mod kernel;
+pub mod kernel_config;
 pub mod memory;
 pub mod version;
