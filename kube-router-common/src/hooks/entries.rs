@@ -49,6 +49,14 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
         return Found::Nothing;
     }
     let from_initiator = flow.is(Flow::FROM_POD) == egress;
+    // Most packets: nothing of what follows can be the case.
+    let is_plain = flow.flags & (Flow::PENDING | Flow::OWN | Flow::REFUSED) == 0
+        && flow.generation == case.config.generation
+        && (protocol != protocol::TCP || flags & Tcp::SYN == 0);
+    if is_plain && !flow.is_over(protocol, now_s) {
+        flow.see(protocol, flags, from_initiator, now_s);
+        return Found::Live;
+    }
     let opens = protocol == protocol::TCP && Tcp::opens(flags);
     let is_anew = opens && from_initiator && flow.is(Flow::REFUSED);
     if is_anew || flow.is_over(protocol, now_s) {
