@@ -35,6 +35,8 @@ impl Config {
     pub const FLOW_EVENTS: u32 = 16;
     /// Flows of pods that nothing isolates are known too, for the policy that will.
     pub const ALL_FLOWS: u32 = 32;
+    /// What a pod sends to another one of this node takes the short way.
+    pub const FAST: u32 = 64;
 
     #[inline(always)]
     pub const fn has(&self, flag: u32) -> bool {

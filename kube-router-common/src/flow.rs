@@ -51,31 +51,36 @@ pub struct Flow {
     pub class: u32,
     /// The rule that allowed it.
     pub rule: u32,
+    /// With [`Flow::FAST`]: the node's end of the other pod's veth.
+    pub to_ifindex: u32,
     /// `Flow::FROM_POD` and the others.
-    pub flags: u8,
+    pub flags: u16,
     /// [`Tcp`]; 0 for other protocols.
     pub state: u8,
-    pub pad: u16,
+    pub pad: u8,
 }
 
 impl Flow {
     /// The pod sent the first packet; otherwise the peer did.
-    pub const FROM_POD: u8 = 1;
+    pub const FROM_POD: u16 = 1;
     /// To a service's address: the egress verdict falls behind the load balancer, for every packet.
-    pub const PENDING: u8 = 2;
+    pub const PENDING: u16 = 2;
     /// Packets went both ways.
-    pub const REPLIED: u8 = 4;
+    pub const REPLIED: u16 = 4;
     /// The pod is isolated in the direction of the replies: without this entry they would be judged.
-    pub const NEEDED: u8 = 8;
+    pub const NEEDED: u16 = 8;
     /// The peer was masqueraded; `class` is that of the real one.
-    pub const MASQUERADED: u8 = 16;
+    pub const MASQUERADED: u16 = 16;
     /// From the pod to itself, through a service: allowed whatever the policies.
-    pub const OWN: u8 = 32;
+    pub const OWN: u16 = 32;
     /// The policies came to forbid it: nothing passes by it. Every packet is judged, should they allow it again.
-    pub const REFUSED: u8 = 64;
+    pub const REFUSED: u16 = 64;
+    /// Handed to the other pod at once, past the stack; see `hooks::fast`. The other direction has an entry of its own, the other
+    /// pod's: each sees half of the packets, and tells the other what changes it.
+    pub const FAST: u16 = 128;
 
     #[inline(always)]
-    pub const fn is(&self, flag: u8) -> bool {
+    pub const fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
@@ -142,6 +147,18 @@ pub const fn has_place(own: i32, all: i32, most: u32, want: Want) -> bool {
     most == 0 || (own as i64) * (want as i64) < most as i64 - all as i64
 }
 
+impl Want {
+    /// Of a pod that some policy is about, or none; `needed`: the replies would be judged.
+    #[inline(always)]
+    pub const fn of(isolated: bool, needed: bool) -> Want {
+        match (isolated, needed) {
+            (false, _) => Want::Unasked,
+            (true, true) => Want::Needed,
+            (true, false) => Want::Spares,
+        }
+    }
+}
+
 /// How many free places there must be for each entry that the pod has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -155,7 +172,7 @@ pub enum Want {
     Unasked = 16,
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 40 && size_of::<Flow>() == 28);
+const _: () = assert!(size_of::<FlowKey>() == 40 && size_of::<Flow>() == 32);
 
 /// States of a TCP connection, with the meaning they have in nf_conntrack_proto_tcp.c.
 pub struct Tcp;

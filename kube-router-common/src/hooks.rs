@@ -11,6 +11,7 @@
 //! ```
 
 mod entries;
+mod fast;
 mod link;
 mod pod;
 mod track;
@@ -73,6 +74,8 @@ pub enum Action {
     Drop,
     /// Drop, and answer the sender.
     Reject,
+    /// Into the pod at the other end of [`Case::way`].
+    Deliver,
 }
 
 /// Who began a connection, as the sockets in the pod tell.
@@ -146,6 +149,17 @@ pub trait World: Bytes {
     fn record(&self, fill: impl FnOnce(&mut EventHead));
 }
 
+/// The short way to a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Way {
+    /// The node's end of its veth; 0: the stack finds the way.
+    pub ifindex: u32,
+    /// The pod's end; all zero: not known.
+    pub mac: [u8; 6],
+    pub pad: u16,
+}
+
 /// All that is known of the packet at hand. The programs keep it outside of their small stacks, so it is passed around by
 /// reference and written in place; zeros are a valid one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -186,6 +200,7 @@ pub struct Case {
     pub is_known: bool,
     pub owner: u32,
     pub now_s: u32,
+    pub way: Way,
     pub answer: Answer,
 }
 
@@ -194,7 +209,7 @@ impl Case {
     fn begin(&mut self, config: Config, egress: bool) {
         (self.pod, self.class, self.rule) = (0, 0, 0);
         (self.note, self.egress, self.has_ends, self.has_ports, self.is_own) = (0, egress, false, false, false);
-        self.config = config;
+        (self.config, self.way) = (config, Way::default());
     }
 
     /// Is some policy about the pod at hand?

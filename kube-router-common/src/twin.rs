@@ -22,7 +22,7 @@ use crate::{
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount, note},
     event::{BUCKET_ANSWERS, EventHead},
     flow::{ALL_PODS, Flow, FlowKey},
-    hooks::{self, Action, Began, Case, Count, Hook, World},
+    hooks::{self, Action, Began, Case, Count, Hook, Way, World},
     packet::{Bytes, ends, ethertype, transport},
     policy::{
         Address, CidrKey, DEFAULT_FLOWS, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service,
@@ -113,6 +113,8 @@ pub struct Outcome {
     pub mark: u32,
     /// Of [`Action::Reject`], unless no answer is due or the allowance is used up.
     pub answer: Option<Vec<u8>>,
+    /// Of [`Action::Deliver`]: to the pod at the other end of this interface, as these bytes.
+    pub delivered: Option<(u32, Vec<u8>)>,
 }
 
 impl Tables {
@@ -139,7 +141,8 @@ impl Tables {
             Hook::UplinkOut => hooks::uplink_out(&view, case),
         };
         let answer = if action == Action::Reject { view.answer() } else { None };
-        let outcome = Outcome { action, note: view.note.get(), mark: view.mark.get(), answer };
+        let delivered = (action == Action::Deliver).then(|| (case.way.ifindex, view.delivered(&case.way)));
+        let outcome = Outcome { action, note: view.note.get(), mark: view.mark.get(), answer, delivered };
         *self = view.tables.into_inner();
         outcome
     }
@@ -163,6 +166,16 @@ impl View<'_> {
         let mut out = [0; answer::LONGEST];
         answer::write(self, &ends, &t, &mut out)?;
         Some(out[..answer::length(v4, t.protocol)].to_vec())
+    }
+}
+
+impl View<'_> {
+    fn delivered(&self, way: &Way) -> Vec<u8> {
+        let mut bytes = self.packet.bytes.clone();
+        if way.mac != [0; 6] {
+            bytes[..6].copy_from_slice(&way.mac);
+        }
+        bytes
     }
 }
 

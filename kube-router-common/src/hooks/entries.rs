@@ -1,6 +1,6 @@
 //! Entries of the flow table: which one a packet belongs to, what it says of the packet, and what becomes of it.
 
-use super::{Case, Count, World};
+use super::{Case, Count, World, fast};
 use crate::{
     config::Config,
     flow::{ALL_PODS, Flow, FlowKey, Tcp, Want, has_place},
@@ -23,16 +23,20 @@ pub(super) enum Found {
     Accepted,
 }
 
+#[inline(always)]
+pub(super) fn is_of_pod(flow: &Flow, pod: u32, ifindex: u32) -> bool {
+    flow.pod == pod && flow.ifindex == ifindex
+}
+
 /// Is the entry this very pod's? An address is a key only: pods come and go with it, several get what is sent to a group,
 /// and what is masqueraded shares the node's. An interface is never another pod's later; a number may be, after a while.
 /// Behind a load balancer there is but the number, so a packet that opens a connection is judged there.
 #[inline(always)]
 fn is_of<W: World>(world: &W, case: &Case, flow: &Flow) -> bool {
-    flow.pod == case.pod
-        && match case.key.kind {
-            FlowKey::BEHIND => case.t.protocol != protocol::TCP || !Tcp::opens(case.t.flags),
-            _ => flow.ifindex == world.ifindex(),
-        }
+    match case.key.kind {
+        FlowKey::BEHIND => flow.pod == case.pod && (case.t.protocol != protocol::TCP || !Tcp::opens(case.t.flags)),
+        _ => is_of_pod(flow, case.pod, world.ifindex()),
+    }
 }
 
 /// Looks `case.key` up and notes the packet in the entry.
@@ -60,8 +64,16 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
     let opens = protocol == protocol::TCP && Tcp::opens(flags);
     let is_anew = opens && from_initiator && flow.is(Flow::REFUSED);
     if is_anew || flow.is_over(protocol, now_s) {
+        let may_live = !is_anew && flow.is(Flow::FAST);
+        drop(flow);
         (case.is_known, case.owner) = (true, owner);
-        return Found::Nothing;
+        if !may_live || !fast::other_lives(world, case) {
+            return Found::Nothing;
+        }
+        match world.flow(&case.key) {
+            Some(again) => flow = again,
+            None => return Found::Nothing,
+        }
     }
     if opens && !from_initiator {
         return Found::Another;
@@ -73,8 +85,8 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
     // What opens a connection may get to a process of this node now, which no later hook would see.
     let anew = (flow.is(Flow::PENDING) && opens) || flow.is(Flow::REFUSED);
     let is_old = flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED);
-    // Where nothing isolates the pod there is nothing to judge. Behind a load balancer another pod's egress is.
-    let is_free = case.key.kind == FlowKey::POD && !case.is_isolated();
+    // Where nothing isolates the pod there is nothing to judge. Behind a load balancer, and on the short way, another pod is.
+    let is_free = case.key.kind == FlowKey::POD && !case.is_isolated() && !flow.is(Flow::FAST);
     if anew || (is_old && !is_free) {
         case.flow = *flow;
         (case.is_known, case.owner) = (true, owner);
@@ -83,7 +95,18 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
     if is_old {
         flow.generation = case.config.generation;
     }
+    let before = (flow.flags, flow.state);
     flow.see(protocol, flags, from_initiator, now_s);
+    if egress && flow.is(Flow::FAST) {
+        let changed = before != (flow.flags, flow.state);
+        let to_ifindex = flow.to_ifindex;
+        drop(flow);
+        case.way = fast::way(world, to_ifindex);
+        if changed && case.way.ifindex != 0 {
+            fast::tell_other(world, case, from_initiator);
+        }
+        return Found::Live;
+    }
     // What is to the pod itself may be balanced to somebody else next.
     if flow.is(Flow::PENDING | Flow::OWN) { Found::Pending } else { Found::Live }
 }
@@ -142,12 +165,15 @@ pub(super) fn forget<W: World>(world: &W, case: &Case) {
 /// own, of which this one's packets were the replies. Who was refused keeps the entry alive by going on; of TCP, where a new
 /// connection can be told from an old one, either side does.
 #[inline(always)]
-pub(super) fn refuse_from_now_on<W: World>(world: &W, case: &Case, (class, rule): (u32, u32), from_initiator: bool) {
+pub(super) fn refuse_from_now_on<W: World>(world: &W, case: &mut Case, (class, rule): (u32, u32), from_initiator: bool) {
     let (protocol, now_s) = (case.t.protocol, case.now_s);
     let is_tcp = protocol == protocol::TCP;
     // Nobody answered a SYN yet, whose next word could do that; and an echo that is asked for anew is always allowed.
     let unanswered = is_tcp && Tcp::opens(case.t.flags) && !case.flow.is(Flow::REPLIED);
     if unanswered || matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
+        if case.flow.is(Flow::FAST) {
+            fast::forget_other(world, case);
+        }
         return forget(world, case);
     }
     let Some(mut flow) = world.flow(&case.key) else { return };

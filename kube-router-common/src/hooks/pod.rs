@@ -36,6 +36,7 @@ pub fn pod_out<W: World>(world: &W, case: &mut Case) -> Action {
     }
     case.begin(world.config(), true);
     match out(world, case).and_then(|()| check_changes(world, case)) {
+        Ok(()) if case.way.ifindex != 0 => Action::Deliver,
         Ok(()) => Action::Pass,
         Err(reason) => refuse(world, case, reason),
     }
@@ -83,7 +84,7 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
 /// Flow and verdict, if policies isolate the pod. The flow alone, where some may come to: it is to be known who began it.
 #[inline(always)]
 fn follow<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
-    if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
+    if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS | Config::FAST) {
         return Ok(());
     }
     match case.read_transport(world) {
@@ -185,7 +186,7 @@ fn unknown_out<W: World>(world: &W, case: &mut Case, antispoof: bool) -> Result<
 }
 
 #[inline(always)]
-fn published<W: World>(world: &W, ifindex: u32) -> Option<Iface> {
+pub(super) fn published<W: World>(world: &W, ifindex: u32) -> Option<Iface> {
     match world.iface(ifindex) {
         Some(iface) if iface.flags & Iface::PUBLISHED != 0 => Some(iface),
         _ => None,

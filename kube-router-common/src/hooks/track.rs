@@ -2,6 +2,7 @@
 
 use super::{
     Began, Case, World, count,
+    fast,
     entries::{Found, find, forget, keep, may_keep, most_flows, refuse_from_now_on},
     fill, is_balanced, peer_of,
     pod::ingress_class,
@@ -168,6 +169,20 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     if case.is_isolated() && case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
         world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
     }
+    let is_plain = !judged.pending && !own && !judged.unsure;
+    let to_ifindex = if old && egress && case.flow.is(Flow::FAST) {
+        match fast::judge_again(world, case, from_pod) {
+            Ok(to_ifindex) => to_ifindex,
+            Err(reason) => {
+                refuse_from_now_on(world, case, (case.class, case.rule), from_pod == egress);
+                return Err(reason);
+            }
+        }
+    } else if !old && is_plain && fast::may_begin(case, from_pod) {
+        fast::begin(world, case)?
+    } else {
+        0
+    };
     if (judged.pending || own) && egress {
         note_origin(world, case.pod, &case.key.local);
     }
@@ -181,22 +196,29 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     }
     let replies = if from_pod { case.groups.ingress } else { case.groups.egress };
     let needed = replies != NOT_ISOLATED;
-    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    let flag = |set: bool, flag: u16| if set { flag } else { 0 };
     case.flow.flags = (case.flow.flags & Flow::REPLIED)
         | flag(from_pod, Flow::FROM_POD)
         | flag(judged.pending, Flow::PENDING)
         | flag(needed, Flow::NEEDED)
         | flag(judged.masqueraded, Flow::MASQUERADED)
-        | flag(own, Flow::OWN);
+        | flag(own, Flow::OWN)
+        | flag(to_ifindex != 0, Flow::FAST);
     (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
-    (case.flow.class, case.flow.rule) = (judged.class, judged.rule);
+    (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (judged.class, judged.rule, to_ifindex);
+    let before = (case.flow.is(Flow::REPLIED), case.flow.state);
     case.flow.see(case.t.protocol, case.t.flags, from_pod == egress, now_s);
-    let want = match (case.is_allowed || !case.is_isolated(), needed) {
-        (true, _) => Want::Unasked,
-        (false, true) => Want::Needed,
-        (false, false) => Want::Spares,
-    };
-    if !keep(world, case, want, most_flows(case, case.is_isolated())) {
+    let changed = before != (case.flow.is(Flow::REPLIED), case.flow.state);
+    let want = Want::of(case.is_isolated() && !case.is_allowed, needed);
+    if keep(world, case, want, most_flows(case, case.is_isolated())) {
+        case.way = fast::way(world, to_ifindex);
+        if old && changed && to_ifindex != 0 {
+            fast::tell_other(world, case, from_pod == egress);
+        }
+    } else {
+        if to_ifindex != 0 && !old {
+            fast::forget_other(world, case);
+        }
         if needed {
             return Err(Reason::TableFull);
         }
@@ -284,7 +306,7 @@ fn judge_host<W: World>(world: &W, case: &Case, judged: &mut Judged) {
 }
 
 #[inline(always)]
-fn ask<W: World>(world: &W, case: &Case, group: u32, class: u32, port: u16) -> Verdict {
+pub(super) fn ask<W: World>(world: &W, case: &Case, group: u32, class: u32, port: u16) -> Verdict {
     let ports = match port_index(case.t.protocol, port) {
         Some(index) if case.ports_known => world.port_class(index),
         _ => PORTLESS,

@@ -8,6 +8,8 @@ mod paths;
 mod pods;
 #[cfg(test)]
 mod sequences;
+#[cfg(test)]
+mod short_way;
 
 use std::{string::String, vec, vec::Vec};
 
@@ -173,7 +175,7 @@ fn key(local: (Address, u16), peer: (Address, u16), protocol: u8) -> FlowKey {
 }
 
 /// A live flow of pod 1.
-fn live(t: &Tables, flags: u8) -> Flow {
+fn live(t: &Tables, flags: u16) -> Flow {
     let state = Tcp::ESTABLISHED;
     Flow { last_seen_s: t.now_s, generation: GENERATION, ifindex: IF_1, pod: 1, flags, state, ..Flow::default() }
 }

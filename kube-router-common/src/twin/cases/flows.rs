@@ -4,7 +4,7 @@ use super::*;
 
 pub(super) fn live_flows(list: &mut List, f: Family) {
     let (pod, far) = ((pod_1(f), 4000), (stranger(f), 443));
-    let known = |flags: u8| {
+    let known = |flags: u16| {
         move |t: &mut Tables| {
             t.flows.insert(key(pod, far, protocol::TCP), live(t, flags));
         }
@@ -77,7 +77,7 @@ pub(super) fn foreign_flows(list: &mut List, f: Family) {
                 protocol::TCP => Build::tcp(from, to, ACK),
                 _ => Build::udp(from, to, b"late"),
             };
-            let left = |flags: u8| {
+            let left = |flags: u16| {
                 move |t: &mut Tables| {
                     let mut flow = live(t, flags | Flow::REPLIED);
                     change(&mut flow);
@@ -167,7 +167,7 @@ pub(super) fn refused_flows(list: &mut List, f: Family) {
             protocol::UDP => Build::udp(from, to, b"more"),
             _ => Build::sctp(from, to),
         };
-        let refused = |peer: (Address, u16), flags: u8| {
+        let refused = |peer: (Address, u16), flags: u16| {
             move |t: &mut Tables| {
                 let flow = live(t, flags | Flow::REPLIED | Flow::REFUSED);
                 t.flows.insert(key(pod, peer, protocol), flow);

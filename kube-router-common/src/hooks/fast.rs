@@ -1,0 +1,187 @@
+//! The short way: what a pod sends to another pod of this node is handed to it at once, past bridge, netfilter and routing.
+//!
+//! ```text
+//!   pod ──> pod_out ═══════════════════════════════════> the other pod      judged for both, at the first packet
+//!              └──> stack ──> pod_in ──> the other pod                      where there is no such entry
+//! ```
+//!
+//! Such a flow has two entries, one of each pod, made together with the first packet: conntrack would take the replies to what
+//! it did not see for invalid, so both directions take the short way, or none. Each entry sees the packets that its pod sends.
+//! What changes its state is told to the other one, so both have the same at all times; when they last saw a packet differs,
+//! and the flow is over when both are.
+
+use super::{
+    Case, Way, World,
+    entries::{is_of_pod, keep, most_flows},
+    fill, peer_of,
+    pod::published,
+    track::ask,
+};
+use crate::{
+    config::Config,
+    event::{BUCKET_FLOWS, EventHead},
+    flow::{ALL_PODS, Flow, FlowKey, Tcp, Want},
+    hooks::Count,
+    packet::{Piece, protocol},
+    policy::{Endpoint, NOT_ISOLATED, Peer, PodGroups},
+    reason::Reason,
+};
+
+/// Where the entry leads, if the pod is still there.
+#[inline(always)]
+pub(super) fn way<W: World>(world: &W, to_ifindex: u32) -> Way {
+    match published(world, to_ifindex) {
+        Some(iface) => Way { ifindex: to_ifindex, mac: iface.mac, pad: 0 },
+        None => Way::default(),
+    }
+}
+
+/// The key of the other direction's entry, in `case.other`.
+#[inline(always)]
+fn turn(case: &mut Case) {
+    let key = &case.key;
+    case.other = FlowKey {
+        local: key.peer,
+        peer: key.local,
+        local_port: key.peer_port,
+        peer_port: key.local_port,
+        protocol: key.protocol,
+        kind: FlowKey::POD,
+        pad: 0,
+    };
+}
+
+/// The entry has seen no packet for long: has the other direction's?
+#[inline(always)]
+pub(super) fn other_lives<W: World>(world: &W, case: &mut Case) -> bool {
+    turn(case);
+    let (protocol, now_s) = (case.t.protocol, case.now_s);
+    world.flow(&case.other).is_some_and(|flow| flow.is(Flow::FAST) && !flow.is_over(protocol, now_s))
+}
+
+/// The other direction's entry learns of a packet that changed this one.
+#[inline(always)]
+pub(super) fn tell_other<W: World>(world: &W, case: &mut Case, from_initiator: bool) {
+    turn(case);
+    if let Some(mut flow) = world.flow(&case.other)
+        && flow.is(Flow::FAST)
+    {
+        flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
+    }
+}
+
+/// May this packet of a pod be the first one of a flow that takes the short way? Of TCP only what opens a connection: the
+/// stack goes on with what it has begun.
+#[inline(always)]
+pub(super) fn may_begin(case: &Case, from_pod: bool) -> bool {
+    let is_first = match case.t.protocol {
+        protocol::TCP => Tcp::opens(case.t.flags),
+        protocol::UDP => true,
+        _ => false,
+    };
+    case.config.has(Config::FAST)
+        && is_first
+        && case.egress
+        && from_pod
+        && case.is_stateful
+        && matches!(case.t.piece, Piece::Whole)
+}
+
+/// The pod of this node that the packet is for.
+#[inline(always)]
+fn other_end<W: World>(world: &W, case: &Case) -> Option<Endpoint> {
+    let end = world.endpoint(&case.key.peer)?;
+    let is_there = end.pod != case.pod && published(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
+    is_there.then_some(end)
+}
+
+/// The other pod's verdict, and its entry: the first half of the pair, so that the reply finds it. Returns the interface that
+/// leads there; 0: the packet takes the stack, where the other pod's hook judges it.
+#[inline(always)]
+pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason> {
+    let Some(end) = other_end(world, case) else { return Ok(0) };
+    turn(case);
+    let (known, owner) = match world.flow(&case.other) {
+        // The stack sorts out what becomes of it.
+        Some(flow) if is_of_pod(&flow, end.pod, end.ifindex) && !flow.is_over(case.t.protocol, case.now_s) => {
+            return Ok(0);
+        }
+        Some(flow) => (true, flow.pod),
+        None => (false, 0),
+    };
+    let peer = peer_of(world, &case.key.local);
+    if peer.flags & Peer::NODE != 0 {
+        return Ok(0);
+    }
+    let groups = world.groups(end.pod);
+    let isolated = groups != PodGroups::default();
+    let verdict = ask(world, case, groups.ingress, peer.class, case.key.peer_port);
+    let own = (case.pod, case.class, case.rule);
+    (case.pod, case.class, case.rule, case.egress) = (end.pod, peer.class, verdict.rule, false);
+    if verdict.allowed {
+        let needed = groups.egress != NOT_ISOLATED;
+        let kept = (case.is_known, case.owner);
+        (case.flow, case.is_known, case.owner) = (Flow::default(), known, owner);
+        case.flow.flags = Flow::FAST | if needed { Flow::NEEDED } else { 0 };
+        (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, end.ifindex, end.pod);
+        (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (peer.class, verdict.rule, world.ifindex());
+        case.flow.see(case.t.protocol, case.t.flags, true, case.now_s);
+        let want = Want::of(isolated, needed);
+        core::mem::swap(&mut case.key, &mut case.other);
+        let has_place = keep(world, case, want, most_flows(case, isolated));
+        core::mem::swap(&mut case.key, &mut case.other);
+        (case.flow, case.is_known, case.owner) = (Flow::default(), kept.0, kept.1);
+        if !has_place {
+            (case.pod, case.class, case.rule, case.egress) = (own.0, own.1, own.2, true);
+            return Ok(0);
+        }
+    }
+    if isolated {
+        world.count_rule(verdict.rule);
+    }
+    if !verdict.allowed {
+        return Err(Reason::Denied);
+    }
+    if isolated && case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
+        world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
+    }
+    (case.pod, case.class, case.rule, case.egress) = (own.0, own.1, own.2, true);
+    Ok(end.ifindex)
+}
+
+/// One half is not there, or is not to be: neither is the other.
+#[inline(always)]
+pub(super) fn forget_other<W: World>(world: &W, case: &mut Case) {
+    turn(case);
+    let owner = match world.flow(&case.other) {
+        Some(flow) if flow.is(Flow::FAST) => flow.pod,
+        _ => return,
+    };
+    if world.remove_flow(&case.other) {
+        for pod in [owner, ALL_PODS] {
+            if let Some(count) = world.flow_count(pod) {
+                count.add(-1);
+            }
+        }
+    }
+}
+
+/// The policies changed: what does the other pod's say, in the direction of the first packet? The interface that leads there;
+/// 0: it is another pod's by now, and the stack finds out what becomes of the flow.
+#[inline(always)]
+pub(super) fn judge_again<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Result<u32, Reason> {
+    let Some(end) = other_end(world, case).filter(|end| end.ifindex == case.flow.to_ifindex) else { return Ok(0) };
+    let groups = world.groups(end.pod);
+    let class = peer_of(world, &case.key.local).class;
+    let (group, port) =
+        if from_pod { (groups.ingress, case.key.peer_port) } else { (groups.egress, case.key.local_port) };
+    let verdict = ask(world, case, group, class, port);
+    if groups != PodGroups::default() {
+        world.count_rule(verdict.rule);
+    }
+    if verdict.allowed {
+        return Ok(end.ifindex);
+    }
+    (case.pod, case.class, case.rule, case.egress) = (end.pod, class, verdict.rule, !from_pod);
+    Err(Reason::Denied)
+}
