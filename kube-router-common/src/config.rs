@@ -35,8 +35,10 @@ impl Config {
     pub const FLOW_EVENTS: u32 = 16;
     /// Flows of pods that nothing isolates are known too, for the policy that will.
     pub const ALL_FLOWS: u32 = 32;
-    /// What a pod sends to another one of this node takes the short way.
+    /// What a pod begins to send to another one of this node takes the short way.
     pub const FAST: u32 = 64;
+    /// Some flows may have taken the short way, and go on.
+    pub const FAST_FLOWS: u32 = 128;
 
     #[inline(always)]
     pub const fn has(&self, flag: u32) -> bool {

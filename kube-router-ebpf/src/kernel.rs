@@ -9,12 +9,12 @@ use core::{
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_hdr_start_off::BPF_HDR_START_NET},
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_hdr_start_off::BPF_HDR_START_NET},
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
     helpers::{
-        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_sk_release,
-        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
-        bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer,
+        bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     maps::lpm_trie::Key,
     programs::TcContext,
@@ -23,7 +23,8 @@ use kube_router_common::{
     config::RuleCount,
     event::{CAPTURE, Event, EventHead},
     flow::FlowKey,
-    hooks::{Began, Count},
+    hooks::{Began, Count, Way},
+    packet::halves,
     policy::{CidrKey, Peer},
 };
 
@@ -377,6 +378,30 @@ pub fn store<const N: usize>(context: &TcContext, bytes: &[u8; N], length: usize
 pub fn redirect(ifindex: u32, flags: u64) -> i32 {
     // SAFETY: the helper notes where to; the kernel checks.
     unsafe { bpf_redirect(ifindex, flags) as i32 }
+}
+
+/// Hands the packet to the pod at the other end of a veth, as if it had come in there: past the bridge, which would have asked
+/// for the pod's hardware address, and past everything that the node's end of the veth has.
+#[inline(always)]
+pub fn deliver(context: &TcContext, way: &Way) -> i32 {
+    const PACKET_HOST: u32 = 0;
+    let mac = halves(way.mac);
+    if mac != [0; 3] && at_hand::<[u16; 3]>(context, 0) != Some(mac) {
+        // SAFETY: the helper reads the six bytes.
+        let failed = unsafe { bpf_skb_store_bytes(context.skb.skb.cast(), 0, way.mac.as_ptr().cast(), 6, 0) };
+        if failed != 0 {
+            return TC_ACT_SHOT;
+        }
+    }
+    if mark(context) != 0 {
+        // Kernels before 6.15 let it cross (net/core/filter.c, skb_do_redirect).
+        set_mark(context, 0);
+    }
+    // SAFETY: helpers check their arguments. To the node's end the packet is somebody else's; there it is the pod's own.
+    unsafe {
+        bpf_skb_change_type(context.skb.skb.cast(), PACKET_HOST);
+        bpf_redirect_peer(way.ifindex, 0) as i32
+    }
 }
 
 #[unsafe(link_section = "license")]

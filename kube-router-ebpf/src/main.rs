@@ -22,15 +22,16 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use kube_router_common::{
-    hooks::{self, Action},
+    hooks::{self, Action, Way},
     names::{TAIL_ANSWER_BACK, TAIL_ANSWER_IN},
 };
 
 use crate::view::View;
 
 #[inline(always)]
-fn carry_out(context: &TcContext, action: Action, answer: u32) -> i32 {
+fn carry_out(context: &TcContext, action: Action, way: &Way, answer: u32) -> i32 {
     match action {
+        Action::Deliver => kernel::deliver(context, way),
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         Action::Reject => {
@@ -45,7 +46,7 @@ fn carry_out(context: &TcContext, action: Action, answer: u32) -> i32 {
 pub fn kr_pod_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::pod_out(&View::of_pod(&context), case);
-    carry_out(&context, action, TAIL_ANSWER_BACK)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK)
 }
 
 #[classifier]
@@ -53,7 +54,7 @@ pub fn kr_pod_out(context: TcContext) -> i32 {
 pub fn kr_pod_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::pod_in(&View::of_pod(&context), case);
-    carry_out(&context, action, TAIL_ANSWER_IN)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_IN)
 }
 
 #[classifier]
@@ -61,7 +62,7 @@ pub fn kr_pod_in(context: TcContext) -> i32 {
 pub fn kr_uplink_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::uplink_in(&View::of_uplink(&context), case);
-    carry_out(&context, action, TAIL_ANSWER_BACK)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK)
 }
 
 #[classifier]
@@ -69,7 +70,7 @@ pub fn kr_uplink_in(context: TcContext) -> i32 {
 pub fn kr_uplink_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::uplink_out(&View::of_uplink(&context), case);
-    carry_out(&context, action, TAIL_ANSWER_IN)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_IN)
 }
 
 /// Tail of a program at ingress: the answer goes out where the packet came in.

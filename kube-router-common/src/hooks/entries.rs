@@ -165,7 +165,12 @@ pub(super) fn forget<W: World>(world: &W, case: &Case) {
 /// own, of which this one's packets were the replies. Who was refused keeps the entry alive by going on; of TCP, where a new
 /// connection can be told from an old one, either side does.
 #[inline(always)]
-pub(super) fn refuse_from_now_on<W: World>(world: &W, case: &mut Case, (class, rule): (u32, u32), from_initiator: bool) {
+pub(super) fn refuse_from_now_on<W: World>(
+    world: &W,
+    case: &mut Case,
+    (class, rule): (u32, u32),
+    from_initiator: bool,
+) {
     let (protocol, now_s) = (case.t.protocol, case.now_s);
     let is_tcp = protocol == protocol::TCP;
     // Nobody answered a SYN yet, whose next word could do that; and an echo that is asked for anew is always allowed.

@@ -84,7 +84,7 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
 /// Flow and verdict, if policies isolate the pod. The flow alone, where some may come to: it is to be known who began it.
 #[inline(always)]
 fn follow<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
-    if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS | Config::FAST) {
+    if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS | Config::FAST | Config::FAST_FLOWS) {
         return Ok(());
     }
     match case.read_transport(world) {

@@ -2,9 +2,8 @@
 
 use super::{
     Began, Case, World, count,
-    fast,
     entries::{Found, find, forget, keep, may_keep, most_flows, refuse_from_now_on},
-    fill, is_balanced, peer_of,
+    fast, fill, is_balanced, peer_of,
     pod::ingress_class,
 };
 use crate::{

@@ -8,7 +8,6 @@ mod paths;
 mod pods;
 #[cfg(test)]
 mod sequences;
-#[cfg(test)]
 mod short_way;
 
 use std::{string::String, vec, vec::Vec};
@@ -43,6 +42,8 @@ pub struct Case {
     pub note: Option<u16>,
     /// Flows there are afterwards; `None`: not looked at.
     pub flows: Option<usize>,
+    /// Of [`Action::Deliver`]: through which interface, to which hardware address.
+    pub delivered: Option<(u32, [u8; 6])>,
     /// Where an answer is due, it is checked by those who know how; here only whether there is one.
     pub answered: bool,
 }
@@ -202,6 +203,7 @@ impl List {
             counted: None,
             note: None,
             flows: None,
+            delivered: None,
             answered: false,
         });
         let at = self.cases.len() - 1;
@@ -239,6 +241,11 @@ impl Entry<'_> {
 
     fn rejects(self, direction: Direction, reason: Reason) -> Self {
         (self.0.action, self.0.counted, self.0.answered) = (Action::Reject, Some((direction, reason)), true);
+        self
+    }
+
+    fn delivers(self, ifindex: u32, mac: [u8; 6]) -> Self {
+        (self.0.action, self.0.delivered) = (Action::Deliver, Some((ifindex, mac)));
         self
     }
 
@@ -295,6 +302,7 @@ pub fn cases(now_s: u32) -> Vec<Case> {
         flows::refused_flows(&mut list, f);
         flows::kept_flows(&mut list, f);
         paths::services(&mut list, f);
+        short_way::short_way(&mut list, f);
         paths::full_table(&mut list, f);
         paths::shared_table(&mut list, f);
         headers::headers(&mut list, f);
@@ -328,6 +336,8 @@ mod tests {
             let kept = outcome.action == case.action
                 && drops == counted
                 && case.note.is_none_or(|note| note == outcome.note || case.action == Action::Reject)
+                && outcome.delivered.as_ref().map(|(ifindex, bytes)| (*ifindex, bytes[..6].to_vec()))
+                    == case.delivered.map(|(ifindex, mac)| (ifindex, mac.to_vec()))
                 && case.flows.is_none_or(|flows| flows == tables.flows.len())
                 && outcome.answer.is_some() == case.answered;
             if !kept {

@@ -35,7 +35,7 @@ pub fn in_a_namespace(body: impl FnOnce() + Send + 'static) {
 fn check(ran: &Ran, packet: &Packet, outcome: &kube_router_common::twin::Outcome) -> Result<(), String> {
     let verdict = match (outcome.action, &outcome.answer) {
         (Action::Pass, _) => PASS,
-        (Action::Reject, Some(_)) => REDIRECT,
+        (Action::Reject, Some(_)) | (Action::Deliver, _) => REDIRECT,
         (Action::Drop, _) | (Action::Reject, None) => DROP,
     };
     if ran.verdict != verdict {
@@ -43,6 +43,11 @@ fn check(ran: &Ran, packet: &Packet, outcome: &kube_router_common::twin::Outcome
     }
     if outcome.action == Action::Pass && ran.bytes != packet.bytes {
         return Err(format!("passed as {:02x?}", ran.bytes));
+    }
+    if let Some((_, bytes)) = &outcome.delivered
+        && &ran.bytes != bytes
+    {
+        return Err(format!("delivered\n{:02x?} instead of\n{bytes:02x?}", ran.bytes));
     }
     if let Some(answer) = &outcome.answer {
         if &ran.bytes != answer {
@@ -185,7 +190,7 @@ fn random_packets_are_judged_as_by_the_twin() {
                     most = most.max(twin.flows.len());
                 }
                 twin = cases::tables(now_s());
-                let flags = [Config::NO_ANTISPOOF, Config::KEEP_ESTABLISHED, Config::ALL_FLOWS]
+                let flags = [Config::NO_ANTISPOOF, Config::KEEP_ESTABLISHED, Config::ALL_FLOWS, Config::FAST]
                     .map(|flag| flag * (random.draw() as u32 & 1));
                 // Most of the time no answers, as there is an allowance.
                 let silent = if at % 20_000 == 0 { 0 } else { Config::SILENT };
