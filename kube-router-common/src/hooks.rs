@@ -127,7 +127,7 @@ pub trait World: Bytes {
     fn row(&self, key: &PolicyKey) -> Option<PolicyRow>;
 
     /// The entry in its place.
-    fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>>;
+    fn flow<'a>(&'a self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow> + use<'a, Self>>;
     /// Adds or replaces. False: no room.
     fn put_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Adds only. False: there is an entry, or no room.

@@ -234,7 +234,7 @@ impl Bytes for View<'_> {
     }
 }
 
-impl World for View<'_> {
+impl<'p> World for View<'p> {
     fn length(&self) -> u32 {
         self.packet.bytes.len() as u32
     }
@@ -326,7 +326,7 @@ impl World for View<'_> {
         self.tables.borrow().policy.get(key).copied()
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {
+    fn flow<'a>(&'a self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow> + use<'a, 'p>> {
         RefMut::filter_map(self.tables.borrow_mut(), |tables| tables.flows.get_mut(key)).ok()
     }
 

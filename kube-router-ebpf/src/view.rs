@@ -160,7 +160,7 @@ impl Bytes for View<'_> {
     }
 }
 
-impl World for View<'_> {
+impl<'p> World for View<'p> {
     #[inline(always)]
     fn length(&self) -> u32 {
         self.context.len()
@@ -259,7 +259,7 @@ impl World for View<'_> {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {
+    fn flow<'a>(&'a self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow> + use<'a, 'p>> {
         kernel::shared(maps::FLOWS.get_ptr_mut(key))
     }
 

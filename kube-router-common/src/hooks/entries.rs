@@ -1,5 +1,7 @@
 //! Entries of the flow table: which one a packet belongs to, what it says of the packet, and what becomes of it.
 
+use core::ops::DerefMut;
+
 use super::{Case, Count, World, fast};
 use crate::{
     config::Config,
@@ -58,8 +60,7 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
         && flow.generation == case.config.generation
         && (protocol != protocol::TCP || flags & Tcp::SYN == 0);
     if is_plain && !flow.is_over(protocol, now_s) {
-        flow.see(protocol, flags, from_initiator, now_s);
-        return Found::Live;
+        return go_on(world, case, flow, from_initiator);
     }
     let opens = protocol == protocol::TCP && Tcp::opens(flags);
     let is_anew = opens && from_initiator && flow.is(Flow::REFUSED);
@@ -95,9 +96,15 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
     if is_old {
         flow.generation = case.config.generation;
     }
+    go_on(world, case, flow, from_initiator)
+}
+
+/// Notes the packet in its entry, and in the other direction's what that has to know.
+#[inline(always)]
+fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = Flow>, from_initiator: bool) -> Found {
     let before = (flow.flags, flow.state);
-    flow.see(protocol, flags, from_initiator, now_s);
-    if egress && flow.is(Flow::FAST) {
+    flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
+    if case.egress && flow.is(Flow::FAST) {
         let changed = before != (flow.flags, flow.state);
         let to_ifindex = flow.to_ifindex;
         drop(flow);
