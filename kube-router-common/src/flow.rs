@@ -29,6 +29,20 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// The same flow as the other pod of the node has it.
+    #[inline(always)]
+    pub const fn turned(&self) -> FlowKey {
+        FlowKey {
+            local: self.peer,
+            peer: self.local,
+            local_port: self.peer_port,
+            peer_port: self.local_port,
+            protocol: self.protocol,
+            kind: FlowKey::POD,
+            pad: 0,
+        }
+    }
+
     /// What the pod itself sends and gets.
     pub const POD: u8 = 0;
     /// Egress verdict of a flow to a service, with the endpoint that the load balancer chose; `local` is as the packet

@@ -20,7 +20,7 @@ mod uplink;
 use core::ops::DerefMut;
 
 pub use self::{
-    pod::{pod_in, pod_out},
+    pod::{judge_in, judge_out, pod_in, pod_out},
     uplink::{uplink_in, uplink_out},
 };
 use crate::{
@@ -76,6 +76,9 @@ pub enum Action {
     Reject,
     /// Into the pod at the other end of [`Case::way`].
     Deliver,
+    /// There is no live flow: the verdict falls in [`judge_out`] or [`judge_in`]. A program of its own, as established flows
+    /// are to be found soon, and a verifier walks both only once then.
+    Judge,
 }
 
 /// Who began a connection, as the sockets in the pod tell.
@@ -194,6 +197,8 @@ pub struct Case {
     pub passes: bool,
     /// The flow is known, from another generation.
     pub is_old: bool,
+    /// Of a flow that is to be judged: the direction of the first packet.
+    pub from_pod: bool,
     /// There is to be an entry.
     pub is_stateful: bool,
     /// The table has `key`, as an entry of pod `owner`, which need not be the one at hand. Not said of a live flow.

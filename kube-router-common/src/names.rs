@@ -37,7 +37,7 @@ pub const BUCKETS: &str = "kr_buckets";
 pub const EVENTS: &str = "kr_events";
 /// Array of one [`crate::config::Config`].
 pub const CONFIG: &str = "kr_config";
-/// Programs that answer refused packets: [`TAIL_ANSWER_BACK`] and [`TAIL_ANSWER_IN`].
+/// Programs that others go on with: [`TAIL_PROGRAMS`].
 pub const TAILS: &str = "kr_tails";
 
 /// Per-CPU array: the packet at hand, [`crate::hooks::Case`]. The programs' own.
@@ -77,12 +77,27 @@ pub const ANSWER_BACK: &str = "kr_answer_back";
 /// Answers as if the answer had come in through the interface through which the packet would have gone.
 pub const ANSWER_IN: &str = "kr_answer_in";
 
-pub const PROGRAMS: [&str; 6] = [POD_OUT, POD_IN, UPLINK_IN, UPLINK_OUT, ANSWER_BACK, ANSWER_IN];
+/// Goes on with [`POD_OUT`] where there is no live flow.
+pub const JUDGE_OUT: &str = "kr_judge_out";
+/// The same with [`POD_IN`].
+pub const JUDGE_IN: &str = "kr_judge_in";
 
-/// Places in [`TAILS`].
+pub const PROGRAMS: [&str; 8] = [POD_OUT, POD_IN, UPLINK_IN, UPLINK_OUT, ANSWER_BACK, ANSWER_IN, JUDGE_OUT, JUDGE_IN];
+
+/// Places in [`TAILS`], each with its program.
 pub const TAIL_ANSWER_BACK: u32 = 0;
 pub const TAIL_ANSWER_IN: u32 = 1;
-pub const TAIL_COUNT: u32 = 2;
+pub const TAIL_JUDGE_OUT: u32 = 2;
+pub const TAIL_JUDGE_IN: u32 = 3;
+pub const TAIL_PROGRAMS: [(u32, &str); 4] = [
+    (TAIL_ANSWER_BACK, ANSWER_BACK),
+    (TAIL_ANSWER_IN, ANSWER_IN),
+    (TAIL_JUDGE_OUT, JUDGE_OUT),
+    (TAIL_JUDGE_IN, JUDGE_IN),
+];
+pub const TAIL_COUNT: u32 = TAIL_PROGRAMS.len() as u32;
+/// There is none in this place, and a packet that would go on there ends.
+pub const NO_TAIL: u32 = TAIL_COUNT;
 
 /// What the kernel keeps of a name.
 pub const LONGEST: usize = 15;

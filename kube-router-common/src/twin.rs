@@ -135,8 +135,14 @@ impl Tables {
         };
         let case = &mut Case::default();
         let action = match hook {
-            Hook::PodOut => hooks::pod_out(&view, case),
-            Hook::PodIn => hooks::pod_in(&view, case),
+            Hook::PodOut => match hooks::pod_out(&view, case) {
+                Action::Judge => hooks::judge_out(&view, case),
+                action => action,
+            },
+            Hook::PodIn => match hooks::pod_in(&view, case) {
+                Action::Judge => hooks::judge_in(&view, case),
+                action => action,
+            },
             Hook::UplinkIn => hooks::uplink_in(&view, case),
             Hook::UplinkOut => hooks::uplink_out(&view, case),
         };

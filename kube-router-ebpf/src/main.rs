@@ -23,38 +23,58 @@ use aya_ebpf::{
 };
 use kube_router_common::{
     hooks::{self, Action, Way},
-    names::{TAIL_ANSWER_BACK, TAIL_ANSWER_IN},
+    names::{NO_TAIL, TAIL_ANSWER_BACK, TAIL_ANSWER_IN, TAIL_JUDGE_IN, TAIL_JUDGE_OUT},
 };
 
 use crate::view::View;
 
+/// `answer` and `judge` are places among the tails.
 #[inline(always)]
-fn carry_out(context: &TcContext, action: Action, way: &Way, answer: u32) -> i32 {
+fn carry_out(context: &TcContext, action: Action, way: &Way, answer: u32, judge: u32) -> i32 {
     match action {
-        Action::Deliver => kernel::deliver(context, way),
-        Action::Pass => TC_ACT_UNSPEC,
-        Action::Drop => TC_ACT_SHOT,
-        Action::Reject => {
-            kernel::tail_call(context, &maps::TAILS, answer);
-            TC_ACT_SHOT
-        }
+        Action::Pass => return TC_ACT_UNSPEC,
+        Action::Deliver => return kernel::deliver(context, way),
+        Action::Drop => {}
+        Action::Reject => kernel::tail_call(context, &maps::TAILS, answer),
+        Action::Judge => kernel::tail_call(context, &maps::TAILS, judge),
     }
+    TC_ACT_SHOT
 }
 
+/// What the pod sends: tc ingress of the node's end of its veth.
 #[classifier]
 #[inline(always)]
 pub fn kr_pod_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::pod_out(&View::of_pod(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK, TAIL_JUDGE_OUT)
 }
 
+/// Tail of [`kr_pod_out`], which has filled the case in.
+#[classifier]
+#[inline(always)]
+pub fn kr_judge_out(context: TcContext) -> i32 {
+    let Some(case) = maps::case() else { return TC_ACT_SHOT };
+    let action = hooks::judge_out(&View::of_pod(&context), case);
+    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK, NO_TAIL)
+}
+
+/// What the pod gets: tc egress.
 #[classifier]
 #[inline(always)]
 pub fn kr_pod_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::pod_in(&View::of_pod(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_IN)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_IN, TAIL_JUDGE_IN)
+}
+
+/// Tail of [`kr_pod_in`], which has filled the case in.
+#[classifier]
+#[inline(always)]
+pub fn kr_judge_in(context: TcContext) -> i32 {
+    let Some(case) = maps::case() else { return TC_ACT_SHOT };
+    let action = hooks::judge_in(&View::of_pod(&context), case);
+    carry_out(&context, action, &case.way, TAIL_ANSWER_IN, NO_TAIL)
 }
 
 #[classifier]
@@ -62,7 +82,7 @@ pub fn kr_pod_in(context: TcContext) -> i32 {
 pub fn kr_uplink_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::uplink_in(&View::of_uplink(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK, NO_TAIL)
 }
 
 #[classifier]
@@ -70,7 +90,7 @@ pub fn kr_uplink_in(context: TcContext) -> i32 {
 pub fn kr_uplink_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::uplink_out(&View::of_uplink(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_IN)
+    carry_out(&context, action, &case.way, TAIL_ANSWER_IN, NO_TAIL)
 }
 
 /// Tail of a program at ingress: the answer goes out where the packet came in.

@@ -113,6 +113,8 @@ pub struct FirewallConfig {
     pub keep_established: bool,
     /// `--netpol-anti-spoofing`
     pub antispoof: bool,
+    /// `--service-fastpath`
+    pub fast: bool,
     /// `--iptables-sync-period`: the periodic full pass.
     pub sync_period: Duration,
     /// `--bpf-directory`: where maps, programs and links are pinned.
@@ -131,6 +133,7 @@ impl Default for FirewallConfig {
             silent: false,
             keep_established: false,
             antispoof: true,
+            fast: true,
             sync_period: Duration::from_secs(300),
             pins: PathBuf::from("/sys/fs/bpf/kube-router"),
             cni_socket: None,

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::Config,
     event::{BUCKET_FLOWS, EventHead},
-    flow::{ALL_PODS, Flow, FlowKey, Tcp, Want},
+    flow::{ALL_PODS, Flow, Tcp, Want},
     hooks::Count,
     packet::{Piece, protocol},
     policy::{Endpoint, NOT_ISOLATED, Peer, PodGroups},
@@ -39,16 +39,7 @@ pub(super) fn way<W: World>(world: &W, to_ifindex: u32) -> Way {
 /// The key of the other direction's entry, in `case.other`.
 #[inline(always)]
 fn turn(case: &mut Case) {
-    let key = &case.key;
-    case.other = FlowKey {
-        local: key.peer,
-        peer: key.local,
-        local_port: key.peer_port,
-        peer_port: key.local_port,
-        protocol: key.protocol,
-        kind: FlowKey::POD,
-        pad: 0,
-    };
+    case.other = case.key.turned();
 }
 
 /// The entry has seen no packet for long: has the other direction's?

@@ -3,7 +3,9 @@
 use super::{
     Action, Case, World, is_balanced,
     link::{self, Frame},
-    peer_of, refuse, track, uplink,
+    peer_of, refuse,
+    track::{self, Next},
+    uplink,
 };
 use crate::{
     config::{Config, Iface, note},
@@ -35,7 +37,23 @@ pub fn pod_out<W: World>(world: &W, case: &mut Case) -> Action {
         }
     }
     case.begin(world.config(), true);
-    match out(world, case).and_then(|()| check_changes(world, case)) {
+    match out(world, case) {
+        Ok(Next::Judge) => Action::Judge,
+        Ok(Next::Done) => leave(world, case, Ok(())),
+        Err(reason) => leave(world, case, Err(reason)),
+    }
+}
+
+/// Goes on where [`pod_out`] says so.
+#[inline(always)]
+pub fn judge_out<W: World>(world: &W, case: &mut Case) -> Action {
+    let judged = track::judge_flow(world, case);
+    leave(world, case, judged)
+}
+
+#[inline(always)]
+fn leave<W: World>(world: &W, case: &Case, verdict: Result<(), Reason>) -> Action {
+    match verdict.and_then(|()| check_changes(world, case)) {
         Ok(()) if case.way.ifindex != 0 => Action::Deliver,
         Ok(()) => Action::Pass,
         Err(reason) => refuse(world, case, reason),
@@ -60,9 +78,9 @@ fn check_changes<W: World>(world: &W, case: &Case) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn out<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+fn out<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     if let Owner::Nobody = checked_out(world, case)? {
-        return Ok(());
+        return Ok(Next::Done);
     }
     case.groups = world.groups(case.pod);
     if !case.is_isolated() {
@@ -83,13 +101,14 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
 
 /// Flow and verdict, if policies isolate the pod. The flow alone, where some may come to: it is to be known who began it.
 #[inline(always)]
-fn follow<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
-    if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS | Config::FAST | Config::FAST_FLOWS) {
-        return Ok(());
+fn follow<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
+    let may_be_fast = case.egress && case.config.has(Config::FAST | Config::FAST_FLOWS);
+    if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) && !may_be_fast {
+        return Ok(Next::Done);
     }
     match case.read_transport(world) {
         // Only policies refuse what can't be read.
-        Err(_) if !case.is_isolated() => Ok(()),
+        Err(_) if !case.is_isolated() => Ok(Next::Done),
         Err(reason) => Err(reason),
         Ok(()) => track::track(world, case),
     }
@@ -219,21 +238,31 @@ pub fn pod_in<W: World>(world: &W, case: &mut Case) -> Action {
     }
     case.begin(world.config(), false);
     match into(world, case) {
+        Ok(Next::Done) => Action::Pass,
+        Ok(Next::Judge) => Action::Judge,
+        Err(reason) => refuse(world, case, reason),
+    }
+}
+
+/// Goes on where [`pod_in`] says so.
+#[inline(always)]
+pub fn judge_in<W: World>(world: &W, case: &mut Case) -> Action {
+    match track::judge_flow(world, case) {
         Ok(()) => Action::Pass,
         Err(reason) => refuse(world, case, reason),
     }
 }
 
 #[inline(always)]
-fn into<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+fn into<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     let ifindex = world.ifindex();
     let frame = match link::frame(world) {
-        Err(_) if is_nobodys(world, ifindex) => return Ok(()),
+        Err(_) if is_nobodys(world, ifindex) => return Ok(Next::Done),
         frame => frame?,
     };
-    let Frame::Ip { v4 } = frame else { return Ok(()) };
+    let Frame::Ip { v4 } = frame else { return Ok(Next::Done) };
     match case.read_ends(world, v4) {
-        Err(_) if is_nobodys(world, ifindex) => return Ok(()),
+        Err(_) if is_nobodys(world, ifindex) => return Ok(Next::Done),
         read => read?,
     }
     case.note = world.note();
@@ -244,8 +273,10 @@ fn into<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     case.is_own = origin != 0 && origin == case.pod;
     let pending = origin != 0 && !case.is_own && track::is_due_behind(world, case, origin);
     let read = if pending { case.read_transport(world) } else { Ok(()) };
-    if pending && read.is_err() && world.groups(origin).egress != NOT_ISOLATED {
-        return read;
+    if let Err(reason) = read
+        && world.groups(origin).egress != NOT_ISOLATED
+    {
+        return Err(reason);
     }
     if pending && read.is_ok() {
         let pod = case.pod;
@@ -255,7 +286,7 @@ fn into<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     }
     if !known {
         let passes = !denies_unknown(world, ifindex) || is_discovery(world, case);
-        return if passes { Ok(()) } else { Err(Reason::Unpublished) };
+        return if passes { Ok(Next::Done) } else { Err(Reason::Unpublished) };
     }
     follow(world, case)
 }

@@ -74,23 +74,47 @@ fn tell_fragments<W: World>(world: &W, case: &Case) {
     }
 }
 
+/// What is still to be done about a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Done,
+    /// [`judge_flow`]
+    Judge,
+}
+
 /// A packet of a pod that some policy isolates, or may come to.
 #[inline(always)]
-pub(super) fn track<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+pub(super) fn track<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     (case.passes, case.is_allowed, case.is_old) = (false, false, false);
-    judge_packet(world, case)?;
-    // Where nothing isolates the pod later fragments pass, too.
+    let next = look_up(world, case)?;
+    if next == Next::Done {
+        pass_on(world, case);
+    }
+    Ok(next)
+}
+
+/// Where nothing isolates the pod later fragments pass, too.
+#[inline(always)]
+fn pass_on<W: World>(world: &W, case: &Case) {
     if case.is_isolated() {
         tell_fragments(world, case);
     }
+}
+
+/// The verdict on a packet that [`track`] found no live flow for.
+#[inline(always)]
+pub(super) fn judge_flow<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    let from_pod = case.from_pod;
+    begin(world, case, from_pod)?;
+    pass_on(world, case);
     Ok(())
 }
 
 #[inline(always)]
-fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     let egress = case.egress;
     if read_fragment(world, case) {
-        return Ok(());
+        return Ok(Next::Done);
     }
 
     case.is_stateful = case.ports_known;
@@ -98,11 +122,11 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
         match packet::icmp_kind(&case.ends, &case.t, !egress) {
             Icmp::Always => {
                 case.passes = true;
-                return Ok(());
+                return Ok(Next::Done);
             }
             Icmp::Echo => case.is_allowed = true,
             Icmp::EchoReply => {}
-            Icmp::Related if is_related(world, case) => return Ok(()),
+            Icmp::Related if is_related(world, case) => return Ok(Next::Done),
             Icmp::Related | Icmp::Other => case.is_stateful = false,
         }
     }
@@ -119,12 +143,12 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
     let found = if case.is_stateful { find(world, case) } else { Found::Nothing };
     let mut from_pod = egress;
     match found {
-        Found::Live => return Ok(()),
+        Found::Live => return Ok(Next::Done),
         Found::Pending => {
             if egress {
                 note_origin(world, case.pod, &case.key.local);
             }
-            return Ok(());
+            return Ok(Next::Done);
         }
         Found::Old => {
             case.is_old = true;
@@ -133,10 +157,18 @@ fn judge_packet<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
         Found::Another => (case.flow, case.is_stateful) = (Flow::default(), false),
         Found::Accepted => (case.flow, from_pod) = (Flow::default(), !egress),
         // It passes in any case, and who began is worth finding out only where that can be kept.
-        Found::Nothing if !case.is_isolated() && !may_keep(world, case) => return Ok(()),
+        Found::Nothing if !case.is_isolated() && !is_wanted(world, case) => return Ok(Next::Done),
         Found::Nothing => case.flow = Flow::default(),
     }
-    begin(world, case, from_pod)
+    case.from_pod = from_pod;
+    Ok(Next::Judge)
+}
+
+/// Is a flow of a pod that nothing isolates to have an entry? For the policy that may come, or for the short way.
+#[inline(always)]
+fn is_wanted<W: World>(world: &W, case: &Case) -> bool {
+    let has_use = case.config.has(Config::ALL_FLOWS) || fast::may_begin(case, case.egress);
+    has_use && may_keep(world, case)
 }
 
 /// The first packet of a flow, or of a flow since the policies changed, or any packet of one that they refuse.
@@ -182,6 +214,9 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     } else {
         0
     };
+    if to_ifindex == 0 && !old && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
+        return Ok(());
+    }
     if (judged.pending || own) && egress {
         note_origin(world, case.pod, &case.key.local);
     }

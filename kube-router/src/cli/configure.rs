@@ -132,6 +132,7 @@ fn firewall(flags: &Flags) -> Result<FirewallConfig, StartError> {
         silent: flags.netpol_reject == "drop",
         keep_established: flags.netpol_keep_established,
         antispoof: flags.netpol_anti_spoofing,
+        fast: flags.service_fastpath != "off",
         sync_period: duration("iptables-sync-period", flags.iptables_sync_period)?,
         pins: PathBuf::from(&flags.bpf_directory),
         cni_socket: path(&flags.cni_socket),

@@ -256,6 +256,9 @@ flags! {
             "Connections live on when a policy starts to forbid them.";
         netpol_anti_spoofing "netpol-anti-spoofing", bool = "true", Works,
             "Pods send from their own IP and hardware addresses only.";
+        service_fastpath "service-fastpath", String = "auto", Works,
+            "Hand what a pod sends to another pod of its node to it at once, past bridge, netfilter and routing: auto, on or off. \
+             What has begun either way goes on that way.";
         netpol_max_flows "netpol-max-flows", u32 = "262144", Works,
             "Connections of local pods that are tracked at the same time, a pod's at most half of them; further ones that need it \
              are refused.";

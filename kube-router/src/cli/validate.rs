@@ -36,6 +36,9 @@ fn within(flag: &str, value: u64, low: u64, high: u64) -> Result<(), StartError>
 pub fn firewall(flags: &Flags) -> Result<(), StartError> {
     positive("iptables-sync-period", flags.iptables_sync_period)?;
     node_port_range(&flags.service_node_port_range).or_else(policy)?;
+    if !matches!(&*flags.service_fastpath, "auto" | "on" | "off") {
+        return policy(format!("--service-fastpath must be auto, on or off, got '{}'", flags.service_fastpath));
+    }
     if !matches!(&*flags.netpol_reject, "icmp" | "drop") {
         return policy(format!("--netpol-reject must be icmp or drop, got '{}'", flags.netpol_reject));
     }

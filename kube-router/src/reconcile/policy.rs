@@ -473,7 +473,10 @@ impl Enforcer {
                 | flag(self.config.keep_established, Config::KEEP_ESTABLISHED)
                 | flag(!self.config.antispoof, Config::NO_ANTISPOOF)
                 | flag(self.flow_records, Config::FLOW_EVENTS)
-                | flag(self.had_policies || self.config.keep_established, Config::ALL_FLOWS),
+                | flag(self.had_policies || self.config.keep_established, Config::ALL_FLOWS)
+                | flag(self.config.fast, Config::FAST)
+                // An agent before this one may have begun some.
+                | Config::FAST_FLOWS,
         };
         let is_new = std::mem::replace(&mut self.settings, settings) != settings;
         is_new.then_some(PolicyOrder::SetSettings(settings))

@@ -34,7 +34,7 @@ pub(super) fn short_way(list: &mut List, f: Family) {
             .given(|t| {
                 t.ifaces.insert(IF_2, Iface { pod: 2, ..Iface::default() });
             })
-            .flows(1);
+            .flows(0);
         list.out(&says("its policy is asked"), first())
             .given(free)
             .given(|t| {

@@ -158,9 +158,7 @@ impl Dataplane {
         let failed = |source| BpfError::Aya { map: names::TAILS, source };
         let map = self.ebpf.take_map(names::TAILS).ok_or(BpfError::Contents(names::TAILS))?;
         let mut tails = ProgramArray::try_from(map).map_err(failed)?;
-        for (place, program) in
-            [(names::TAIL_ANSWER_BACK, names::ANSWER_BACK), (names::TAIL_ANSWER_IN, names::ANSWER_IN)]
-        {
+        for (place, program) in names::TAIL_PROGRAMS {
             let load = |source| BpfError::LoadProgram { program, source };
             let fd = classifier(&mut self.ebpf, program)?.fd().map_err(load)?;
             tails.set(place, fd, 0).map_err(failed)?;

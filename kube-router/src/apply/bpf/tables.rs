@@ -1,7 +1,7 @@
 //! All tables of the programs, typed, and what the agent does with them as a whole.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     os::fd::OwnedFd,
     path::Path,
 };
@@ -102,7 +102,12 @@ impl Tables {
         let flows = self.flows.read_all()?;
         // After the flows: a pod's interface is here before its first flow.
         let owners = Owners::of(self.ifaces.read_all()?);
-        let is_over = |key: &FlowKey, flow: &Flow| flow.is_over(key.protocol, now_s);
+        // Of a flow on the short way each direction has an entry, and the flow is over when both are.
+        let lives = |(key, flow): &(FlowKey, Flow)| flow.is(Flow::FAST) && !flow.is_over(key.protocol, now_s);
+        let alive: HashSet<FlowKey> = flows.iter().filter(|row| lives(row)).map(|(key, _)| *key).collect();
+        let is_over = |key: &FlowKey, flow: &Flow| {
+            flow.is_over(key.protocol, now_s) && !(flow.is(Flow::FAST) && alive.contains(&key.turned()))
+        };
         let (mut swept, mut found) = (Swept::default(), BTreeMap::new());
         for (key, flow) in flows {
             let again = |goes: &dyn Fn(&Flow) -> bool| -> Result<bool, BpfError> {

@@ -142,6 +142,7 @@ impl FlowLine {
         let marks = [
             (key.kind == FlowKey::BEHIND, "behind-service"),
             (flow.is(Flow::PENDING), "to-service"),
+            (flow.is(Flow::FAST), "fast"),
             (!flow.is(Flow::REPLIED), "unreplied"),
             (flow.is(Flow::MASQUERADED), "masqueraded"),
             (flow.is(Flow::OWN), "to-itself"),

@@ -96,7 +96,7 @@ version bool false
 ";
 
 /// Not in the recording: two of the past, the others ours.
-const OTHERS: [&str; 15] = [
+const OTHERS: [&str; 16] = [
     "bpf-directory",
     "cluster-cidr",
     "cni-socket",
@@ -111,6 +111,7 @@ const OTHERS: [&str; 15] = [
     "netpol-max-service-ports",
     "netpol-reject",
     "record",
+    "service-fastpath",
     "socket",
 ];
 
