@@ -206,10 +206,28 @@ pub struct Case {
     pub owner: u32,
     pub now_s: u32,
     pub way: Way,
+    /// [`Case::READY`]: filled in for [`judge_out`] or [`judge_in`]. The one who fills it in may be of an older agent than the one
+    /// who reads: layout and meaning of a case are part of [`crate::config::SCHEMA`].
+    ready: u32,
     pub answer: Answer,
 }
 
 impl Case {
+    const READY: u32 = 0x6b72_0001;
+
+    /// Left for another program.
+    #[inline(always)]
+    fn hand_on(&mut self) -> Action {
+        self.ready = Case::READY;
+        Action::Judge
+    }
+
+    /// Was it? Once only.
+    #[inline(always)]
+    fn take_over(&mut self) -> bool {
+        core::mem::take(&mut self.ready) == Case::READY
+    }
+
     #[inline(always)]
     fn begin(&mut self, config: Config, egress: bool) {
         (self.pod, self.class, self.rule) = (0, 0, 0);

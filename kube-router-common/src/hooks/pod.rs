@@ -38,7 +38,7 @@ pub fn pod_out<W: World>(world: &W, case: &mut Case) -> Action {
     }
     case.begin(world.config(), true);
     match out(world, case) {
-        Ok(Next::Judge) => Action::Judge,
+        Ok(Next::Judge) => case.hand_on(),
         Ok(Next::Done) => leave(world, case, Ok(())),
         Err(reason) => leave(world, case, Err(reason)),
     }
@@ -47,6 +47,9 @@ pub fn pod_out<W: World>(world: &W, case: &mut Case) -> Action {
 /// Goes on where [`pod_out`] says so.
 #[inline(always)]
 pub fn judge_out<W: World>(world: &W, case: &mut Case) -> Action {
+    if !case.take_over() {
+        return Action::Drop;
+    }
     let judged = track::judge_flow(world, case);
     leave(world, case, judged)
 }
@@ -239,7 +242,7 @@ pub fn pod_in<W: World>(world: &W, case: &mut Case) -> Action {
     case.begin(world.config(), false);
     match into(world, case) {
         Ok(Next::Done) => Action::Pass,
-        Ok(Next::Judge) => Action::Judge,
+        Ok(Next::Judge) => case.hand_on(),
         Err(reason) => refuse(world, case, reason),
     }
 }
@@ -247,6 +250,9 @@ pub fn pod_in<W: World>(world: &W, case: &mut Case) -> Action {
 /// Goes on where [`pod_in`] says so.
 #[inline(always)]
 pub fn judge_in<W: World>(world: &W, case: &mut Case) -> Action {
+    if !case.take_over() {
+        return Action::Drop;
+    }
     match track::judge_flow(world, case) {
         Ok(()) => Action::Pass,
         Err(reason) => refuse(world, case, reason),

@@ -106,8 +106,9 @@ pub fn root(base: &Path) -> PathBuf {
 
 /// Subdirectory of links.
 const LINKS: &str = "links";
-/// Private to the programs of one object: they are not handed on.
-const UNPINNED: [&str; 2] = [names::CASE, names::BUCKETS];
+/// Private to the programs of one object: not handed on. A packet's case is: what one program began another one ends, which
+/// may be a newer agent's by then.
+const UNPINNED: [&str; 1] = [names::BUCKETS];
 
 /// The programs, loaded.
 pub struct Dataplane {

@@ -106,8 +106,7 @@ mod tests {
     fn contents(object: &Object) -> String {
         let mut lines: Vec<String> = Vec::new();
         for (name, map) in &object.maps {
-            // Its layout is nobody's business but the programs'.
-            let value = if name == names::CASE { "private".to_owned() } else { map.value_size().to_string() };
+            let value = map.value_size();
             lines.push(format!(
                 "map {name} {} key {} value {value} entries {} flags {:#x}",
                 map_type(map.map_type()),
@@ -154,7 +153,7 @@ mod tests {
             map kr_eps hash key 16 value 16 entries 8192 flags 0x1
             map kr_events ringbuf key 0 value 0 entries 1048576 flags 0x0
             map kr_flow_counts array key 4 value 4 entries 4096 flags 0x0
-            map kr_flows hash key 40 value 28 entries 262144 flags 0x1
+            map kr_flows hash key 40 value 32 entries 262144 flags 0x1
             map kr_frags lru_hash key 40 value 8 entries 4096 flags 0x0
             map kr_ifaces hash key 4 value 16 entries 5120 flags 0x1
             map kr_origins array key 4 value 32 entries 4096 flags 0x0
@@ -164,9 +163,11 @@ mod tests {
             map kr_ports array key 4 value 4 entries 196608 flags 0x0
             map kr_rules array key 4 value 16 entries 65536 flags 0x0
             map kr_services hash key 20 value 20 entries 131072 flags 0x1
-            map kr_tails prog_array key 4 value 4 entries 2 flags 0x0
+            map kr_tails prog_array key 4 value 4 entries 4 flags 0x0
             program kr_answer_back SchedClassifier licence Dual MIT/GPL
             program kr_answer_in SchedClassifier licence Dual MIT/GPL
+            program kr_judge_in SchedClassifier licence Dual MIT/GPL
+            program kr_judge_out SchedClassifier licence Dual MIT/GPL
             program kr_pod_in SchedClassifier licence Dual MIT/GPL
             program kr_pod_out SchedClassifier licence Dual MIT/GPL
             program kr_uplink_in SchedClassifier licence Dual MIT/GPL
