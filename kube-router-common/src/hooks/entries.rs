@@ -6,7 +6,7 @@ use super::{Case, Count, World, fast};
 use crate::{
     config::Config,
     flow::{ALL_PODS, Flow, FlowKey, Tcp, Want, has_place},
-    packet::protocol,
+    packet::{Piece, protocol},
 };
 
 /// What the flow table says.
@@ -108,7 +108,10 @@ fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = 
         let changed = before != (flow.flags, flow.state);
         let to_ifindex = flow.to_ifindex;
         drop(flow);
-        case.way = fast::way(world, to_ifindex);
+        // The stack puts fragments together, and would wait for those that do not come.
+        if matches!(case.t.piece, Piece::Whole) {
+            case.way = fast::way(world, to_ifindex);
+        }
         if changed && case.way.ifindex != 0 {
             fast::tell_other(world, case, from_initiator);
         }

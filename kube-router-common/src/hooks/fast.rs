@@ -61,26 +61,27 @@ pub(super) fn tell_other<W: World>(world: &W, case: &mut Case, from_initiator: b
     }
 }
 
-/// May this packet of a pod be the first one of a flow that takes the short way? Of TCP only what opens a connection: the
-/// stack goes on with what it has begun.
+/// May this packet of a pod be the first one of a flow that takes the short way? Only what opens a connection of TCP: the stack
+/// goes on with what it has begun, and any other packet may be the reply to one whose addresses were translated there.
 #[inline(always)]
 pub(super) fn may_begin(case: &Case, from_pod: bool) -> bool {
-    let is_first = match case.t.protocol {
-        protocol::TCP => Tcp::opens(case.t.flags),
-        protocol::UDP => true,
-        _ => false,
-    };
     case.config.has(Config::FAST)
-        && is_first
+        && case.t.protocol == protocol::TCP
+        && Tcp::opens(case.t.flags)
         && case.egress
         && from_pod
         && case.is_stateful
         && matches!(case.t.piece, Piece::Whole)
 }
 
-/// The pod of this node that the packet is for.
+/// The pod of this node that the packet is for. Nobody's, if the sender's address is not its own: the answers would be another
+/// one's.
 #[inline(always)]
 fn other_end<W: World>(world: &W, case: &Case) -> Option<Endpoint> {
+    let own = world.endpoint(&case.key.local)?;
+    if own.pod != case.pod || own.ifindex != world.ifindex() {
+        return None;
+    }
     let end = world.endpoint(&case.key.peer)?;
     let is_there = end.pod != case.pod && published(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
     is_there.then_some(end)

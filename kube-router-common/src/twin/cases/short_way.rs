@@ -11,6 +11,15 @@ fn free(t: &mut Tables) {
     t.pods.insert(1, PodGroups::default());
 }
 
+/// More of it follows.
+fn first_piece(b: &mut Build) {
+    if b.from.is_v4() {
+        b.fragment = 0x2000;
+    } else {
+        b.extensions = vec![(protocol::FRAGMENT, vec![0, 0, 1, 0, 0, 0, 7])];
+    }
+}
+
 pub(super) fn short_way(list: &mut List, f: Family) {
     let (one, two) = ((pod_1(f), 4000), (pod_2(f), 80));
     for protocol in [protocol::TCP, protocol::UDP] {
@@ -23,26 +32,30 @@ pub(super) fn short_way(list: &mut List, f: Family) {
             _ => Build::udp(one, two, b"later"),
         };
         let says = |text: &str| std::format!("protocol {protocol}, to a pod of the node: {text}");
-        list.out(&says("both get entries"), first()).given(free).delivers(IF_2, MAC_2).flows(2);
-        list.out(&says("behind a router"), first()).given(free).sent_to([9; 6]).delivers(IF_2, MAC_2).flows(2);
-        list.out(&says("not without the switch"), first())
-            .given(free)
-            .given(|t| t.config.flags = Config::ALL_FLOWS)
-            .flows(1);
-        list.out(&says("not to one that is not published"), first())
-            .given(free)
-            .given(|t| {
-                t.ifaces.insert(IF_2, Iface { pod: 2, ..Iface::default() });
-            })
-            .flows(0);
-        list.out(&says("its policy is asked"), first())
-            .given(free)
-            .given(|t| {
-                t.pods.insert(2, PodGroups { ingress: GROUP_1_IN, egress: 0 });
-            })
-            .rejects(Direction::Ingress, Reason::Denied)
-            .flows(0);
-        list.out(&says("no room for both"), first()).given(free).given(|t| t.max_flows = 1).passes();
+        if protocol == protocol::TCP {
+            list.out(&says("both get entries"), first()).given(free).delivers(IF_2, MAC_2).flows(2);
+            list.out(&says("behind a router"), first()).given(free).sent_to([9; 6]).delivers(IF_2, MAC_2).flows(2);
+            list.out(&says("not without the switch"), first())
+                .given(free)
+                .given(|t| t.config.flags = Config::ALL_FLOWS)
+                .flows(1);
+            list.out(&says("not to one that is not published"), first())
+                .given(free)
+                .given(|t| {
+                    t.ifaces.insert(IF_2, Iface { pod: 2, ..Iface::default() });
+                })
+                .flows(0);
+            list.out(&says("its policy is asked"), first())
+                .given(free)
+                .given(|t| {
+                    t.pods.insert(2, PodGroups { ingress: GROUP_1_IN, egress: 0 });
+                })
+                .rejects(Direction::Ingress, Reason::Denied)
+                .flows(0);
+            list.out(&says("no room for both"), first()).given(free).given(|t| t.max_flows = 1).passes();
+        } else {
+            list.out(&says("it may be the reply to what was translated"), first()).given(free).passes().flows(0);
+        }
         let pair = move |change: fn(&mut Flow)| {
             move |t: &mut Tables| {
                 free(t);
@@ -54,6 +67,7 @@ pub(super) fn short_way(list: &mut List, f: Family) {
                 }
             }
         };
+        list.out(&says("a fragment of a live flow"), later().with(first_piece)).given(pair(|_| ())).passes();
         list.out(&says("a live flow"), later()).given(pair(|_| ())).delivers(IF_2, MAC_2).flows(2);
         list.out(&says("goes on where no other does any more"), later())
             .given(pair(|_| ()))

@@ -75,12 +75,6 @@ impl Pair {
         self.send(from, Build::tcp(source, destination, flags))
     }
 
-    fn udp(&mut self, from: u32) -> Action {
-        let (client, server) = (self.end(2, 4000), self.end(1, 80));
-        let (source, destination) = if from == 2 { (client, server) } else { (server, client) };
-        self.send(from, Build::udp(source, destination, b"word"))
-    }
-
     /// May this pod call the other one there?
     fn allows(&self, caller: u32, port: u16) -> bool {
         let (from, to) = (self.tables.pods[&caller], self.tables.pods[&(3 - caller)]);
@@ -183,14 +177,13 @@ fn what_is_forbidden_ends_and_goes_on_when_it_is_allowed() {
         for (from, flags) in [(2, SYN), (1, SYN_ACK), (2, ACK)] {
             assert_eq!(pair.tcp(from, flags), DELIVER);
         }
-        assert_eq!([pair.udp(2), pair.udp(1)], [DELIVER; 2]);
         let (ingress, egress) = if isolated == 1 { (NONE, 0) } else { (0, NONE) };
         pair.isolate(isolated, ingress, egress);
         for _ in 0..3 {
-            assert_eq!([pair.tcp(1, ACK), pair.tcp(2, ACK), pair.udp(1), pair.udp(2)], [REJECT; 4], "{f:?} {isolated}");
+            assert_eq!([pair.tcp(1, ACK), pair.tcp(2, ACK)], [REJECT; 2], "{f:?} {isolated}");
         }
         pair.isolate(isolated, 0, 0);
-        assert_eq!([pair.tcp(1, ACK), pair.tcp(2, ACK), pair.udp(1), pair.udp(2)], [DELIVER; 4], "{f:?} {isolated}");
+        assert_eq!([pair.tcp(1, ACK), pair.tcp(2, ACK)], [DELIVER; 2], "{f:?} {isolated}");
         pair.expect_twins();
     }
 }
@@ -216,15 +209,15 @@ fn a_flow_is_over_when_both_directions_are() {
     for f in Family::BOTH {
         let mut pair = Pair::new(f, true);
         pair.isolate(1, SOME, NONE);
-        assert_eq!([pair.udp(2), pair.udp(1)], [DELIVER; 2]);
+        assert_eq!([pair.tcp(2, SYN), pair.tcp(1, SYN_ACK), pair.tcp(2, ACK)], [DELIVER; 3]);
         for _ in 0..10 {
-            pair.tables.now_s += 100;
-            assert_eq!(pair.udp(2), DELIVER);
+            pair.tables.now_s += 400_000;
+            assert_eq!(pair.tcp(2, ACK), DELIVER);
         }
         // Without its entry the reply would be refused.
-        assert_eq!(pair.udp(1), DELIVER);
-        pair.tables.now_s += 121;
-        assert_eq!(pair.udp(1), REJECT);
+        assert_eq!(pair.tcp(1, ACK), DELIVER);
+        pair.tables.now_s += 432_001;
+        assert_eq!(pair.tcp(1, ACK), REJECT);
     }
 }
 
@@ -250,8 +243,9 @@ fn without_a_place_for_both_entries_there_is_none() {
             pair.isolate(1, SOME, NONE);
             pair.tables.config.max_flows = most;
             pair.tables.max_flows = most as usize;
-            let action = pair.udp(2);
-            assert!(matches!(action, Action::Pass | DELIVER | REJECT), "{most}: {action:?}");
+            let action = pair.tcp(2, SYN);
+            assert_eq!(action == DELIVER, pair.tables.flows.values().filter(|flow| flow.is(Flow::FAST)).count() == 2);
+            assert_eq!(action == DELIVER, most == 4, "{most}: {action:?}");
             pair.expect_twins();
         }
     }
