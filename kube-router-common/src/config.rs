@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::policy::Address;
 
 /// Version of all layouts in this crate; part of the path under which maps are pinned.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One element; a zeroed one means: generation 0, anti-spoofing, answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -71,6 +71,8 @@ impl Iface {
     /// With [`Iface::DEFAULT_DENY`]: only while some pod that policies are about has no interface, as it may hide here. For
     /// the agent.
     pub const SUSPECT: u16 = 16;
+    /// A pod's, and nothing stands here that packets must meet: they may be handed to the pod, and on from it, past the stack.
+    pub const DIRECT: u16 = 32;
 }
 
 /// Interfaces: pods, uplinks and tunnels.

@@ -20,7 +20,7 @@ mod uplink;
 use core::ops::DerefMut;
 
 pub use self::{
-    pod::{judge_in, judge_out, pod_in, pod_out},
+    pod::{judge_in, judge_out, not_judged, pod_in, pod_out},
     uplink::{uplink_in, uplink_out},
 };
 use crate::{

@@ -91,6 +91,8 @@ reasons! {
     Untracked = 15 "flow_table_full_untracked",
     /// To a local pod that is not behind this interface, or to an unknown address and another hardware address than that of its pod, which is isolated: a bridge flooded it.
     Elsewhere = 16 "not_this_pod",
+    /// The program that was to judge it is not there, or was handed nothing: two agents of different versions were at work.
+    Handover = 17 "handover",
 }
 
 impl Reason {
@@ -105,7 +107,7 @@ impl Reason {
 }
 
 /// One more than the highest number.
-pub const REASONS: usize = 17;
+pub const REASONS: usize = 18;
 
 #[cfg(test)]
 mod tests {

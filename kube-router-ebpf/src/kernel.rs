@@ -394,7 +394,7 @@ pub fn deliver(context: &TcContext, way: &Way) -> i32 {
         }
     }
     if mark(context) != 0 {
-        // Kernels before 6.15 let it cross (net/core/filter.c, skb_do_redirect).
+        // It would cross into the pod (net/core/filter.c, skb_do_redirect), where what the node means by it means something else.
         set_mark(context, 0);
     }
     // SAFETY: helpers check their arguments. To the node's end the packet is somebody else's; there it is the pod's own.

@@ -22,7 +22,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use kube_router_common::{
-    hooks::{self, Action, Way},
+    hooks::{self, Action, Case},
     names::{NO_TAIL, TAIL_ANSWER_BACK, TAIL_ANSWER_IN, TAIL_JUDGE_IN, TAIL_JUDGE_OUT},
 };
 
@@ -30,13 +30,16 @@ use crate::view::View;
 
 /// `answer` and `judge` are places among the tails.
 #[inline(always)]
-fn carry_out(context: &TcContext, action: Action, way: &Way, answer: u32, judge: u32) -> i32 {
+fn carry_out(context: &TcContext, case: &Case, action: Action, answer: u32, judge: u32) -> i32 {
     match action {
         Action::Pass => return TC_ACT_UNSPEC,
-        Action::Deliver => return kernel::deliver(context, way),
+        Action::Deliver => return kernel::deliver(context, &case.way),
         Action::Drop => {}
         Action::Reject => kernel::tail_call(context, &maps::TAILS, answer),
-        Action::Judge => kernel::tail_call(context, &maps::TAILS, judge),
+        Action::Judge => {
+            kernel::tail_call(context, &maps::TAILS, judge);
+            hooks::not_judged(&View::of_pod(context), case);
+        }
     }
     TC_ACT_SHOT
 }
@@ -47,7 +50,7 @@ fn carry_out(context: &TcContext, action: Action, way: &Way, answer: u32, judge:
 pub fn kr_pod_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::pod_out(&View::of_pod(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK, TAIL_JUDGE_OUT)
+    carry_out(&context, case, action, TAIL_ANSWER_BACK, TAIL_JUDGE_OUT)
 }
 
 /// Tail of [`kr_pod_out`], which has filled the case in.
@@ -56,7 +59,7 @@ pub fn kr_pod_out(context: TcContext) -> i32 {
 pub fn kr_judge_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::judge_out(&View::of_pod(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK, NO_TAIL)
+    carry_out(&context, case, action, TAIL_ANSWER_BACK, NO_TAIL)
 }
 
 /// What the pod gets: tc egress.
@@ -65,7 +68,7 @@ pub fn kr_judge_out(context: TcContext) -> i32 {
 pub fn kr_pod_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::pod_in(&View::of_pod(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_IN, TAIL_JUDGE_IN)
+    carry_out(&context, case, action, TAIL_ANSWER_IN, TAIL_JUDGE_IN)
 }
 
 /// Tail of [`kr_pod_in`], which has filled the case in.
@@ -74,7 +77,7 @@ pub fn kr_pod_in(context: TcContext) -> i32 {
 pub fn kr_judge_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::judge_in(&View::of_pod(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_IN, NO_TAIL)
+    carry_out(&context, case, action, TAIL_ANSWER_IN, NO_TAIL)
 }
 
 #[classifier]
@@ -82,7 +85,7 @@ pub fn kr_judge_in(context: TcContext) -> i32 {
 pub fn kr_uplink_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::uplink_in(&View::of_uplink(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_BACK, NO_TAIL)
+    carry_out(&context, case, action, TAIL_ANSWER_BACK, NO_TAIL)
 }
 
 #[classifier]
@@ -90,7 +93,7 @@ pub fn kr_uplink_in(context: TcContext) -> i32 {
 pub fn kr_uplink_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::uplink_out(&View::of_uplink(&context), case);
-    carry_out(&context, action, &case.way, TAIL_ANSWER_IN, NO_TAIL)
+    carry_out(&context, case, action, TAIL_ANSWER_IN, NO_TAIL)
 }
 
 /// Tail of a program at ingress: the answer goes out where the packet came in.

@@ -114,7 +114,7 @@ pub struct FirewallConfig {
     /// `--netpol-anti-spoofing`
     pub antispoof: bool,
     /// `--service-fastpath`
-    pub fast: bool,
+    pub fastpath: Fastpath,
     /// `--iptables-sync-period`: the periodic full pass.
     pub sync_period: Duration,
     /// `--bpf-directory`: where maps, programs and links are pinned.
@@ -125,6 +125,16 @@ pub struct FirewallConfig {
     pub sizes: Sizes,
 }
 
+/// Do packets to a pod of this node take the short way, past the stack?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fastpath {
+    /// Those that meet nothing there which they are to meet.
+    Auto,
+    On,
+    /// What has begun goes on.
+    Off,
+}
+
 impl Default for FirewallConfig {
     fn default() -> Self {
         FirewallConfig {
@@ -133,7 +143,7 @@ impl Default for FirewallConfig {
             silent: false,
             keep_established: false,
             antispoof: true,
-            fast: true,
+            fastpath: Fastpath::Auto,
             sync_period: Duration::from_secs(300),
             pins: PathBuf::from("/sys/fs/bpf/kube-router"),
             cni_socket: None,

@@ -14,9 +14,10 @@ use std::{
 use kube_router::{
     apply::{
         NetPlane, SysctlPlane,
-        net::{NetlinkNet, monitor::AddressMonitor},
+        net::{NetlinkNet, monitor::AddressMonitor, pod_links::PodLinks},
         sysctl::ProcSysctl,
     },
+    compile::links::Hindrance,
     desired::Sysctl,
     plan::NetOp,
 };
@@ -453,4 +454,29 @@ fn sysctl_loads_modules() {
     let error = plane.load_module("no_such_module").expect_err("not there").to_string();
     assert!(error.contains("load it on the host") && error.contains("no_such_module"), "{error}");
     assert_eq!(plane.read("net/ipv4/vs/conntrack").expect("read").as_deref(), Some("0"));
+}
+
+/// The other kinds of what stands at a pod's link: `pod_links_kernel`.
+#[test]
+#[ignore = "needs root and bridges that know VLANs: cargo xtask test --tier 4 --filter net_kernel"]
+fn a_bridge_that_looks_at_vlans_is_no_short_way() {
+    in_namespace(|| {
+        let mut pod = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("unshare");
+        let own = std::fs::read_link("/proc/thread-self/ns/net").expect("own namespace");
+        let theirs = format!("/proc/{}/ns/net", pod.id());
+        while std::fs::read_link(&theirs).is_ok_and(|link| link == own) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        ip("link add br0 type bridge");
+        ip(&format!("link add veth0 master br0 type veth peer name eth0 netns {}", pod.id()));
+        let mut reader = PodLinks::open().expect("socket");
+        let mut found = Vec::new();
+        for filters in [0, 1, 0] {
+            ip(&format!("link set br0 type bridge vlan_filtering {filters}"));
+            found.extend(reader.read().expect("read").pods.values().map(|link| link.hindrance));
+        }
+        pod.kill().expect("kill");
+        pod.wait().expect("wait");
+        assert_eq!(found, [None, Some(Hindrance::Bridge), None]);
+    });
 }

@@ -10,7 +10,7 @@ use std::{
 
 use kube_router::{
     apply::net::pod_links::{PodLinkMonitor, PodLinks},
-    compile::links::PodLink,
+    compile::links::{Hindrance, PodLink},
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -134,5 +134,46 @@ fn an_address_that_appears_in_a_pod_is_announced() {
         });
         let links = reader.read().expect("read").pods;
         assert_eq!(by_name(links.values(), "veth0").expect("veth0").addresses, set(&["10.1.0.9"]));
+    });
+}
+
+/// Of what is handed past the stack, nothing of this would see a packet.
+#[test]
+#[ignore = "needs root: cargo xtask test --tier 1"]
+fn what_stands_at_a_pods_link_is_seen() {
+    in_namespace(|| {
+        let pod = Pod::new();
+        pod.connect("vethone", "02:00:00:00:00:01", &["10.1.0.5/24"]);
+        run("ip link add br0 type bridge");
+        let mut reader = PodLinks::open().expect("socket");
+        let mut expect = |wanted: Option<Hindrance>, after: &str| {
+            let links = reader.read().expect("read").pods;
+            let link = by_name(links.values(), "vethone").expect("vethone");
+            assert_eq!(link.hindrance, wanted, "{after}");
+            assert_eq!(reader.read_one(link.index).expect("read").as_ref(), Some(link), "{after}");
+        };
+        expect(None, "nothing");
+        // One instruction: return 0, which is no match.
+        let pass = std::env::temp_dir().join(format!("pod_links_kernel-{}", std::process::id()));
+        std::fs::write(&pass, "1,6 0 0 0").expect("write");
+        for (line, wanted) in [
+            ("ip link set vethone master br0", None),
+            ("bridge link set dev vethone isolated on", Some(Hindrance::Bridge)),
+            ("bridge link set dev vethone isolated off", None),
+            ("ip link set vethone nomaster", None),
+            ("tc qdisc add dev vethone root tbf rate 1mbit burst 32kbit latency 400ms", Some(Hindrance::Qdisc)),
+            ("tc qdisc del dev vethone root", None),
+            ("tc qdisc add dev vethone ingress", Some(Hindrance::Qdisc)),
+            ("tc qdisc del dev vethone ingress", None),
+            ("tc qdisc add dev vethone clsact", None),
+            ("tc filter add dev vethone egress prio 7 bpf bytecode-file {pass}", Some(Hindrance::Filter)),
+            ("tc filter del dev vethone egress prio 7", None),
+            ("tc filter add dev vethone ingress prio 19282 bpf bytecode-file {pass}", None),
+            ("tc filter add dev vethone ingress prio 1 bpf bytecode-file {pass}", Some(Hindrance::Filter)),
+        ] {
+            run(&line.replace("{pass}", &pass.display().to_string()));
+            expect(wanted, line);
+        }
+        std::fs::remove_file(pass).expect("remove");
     });
 }

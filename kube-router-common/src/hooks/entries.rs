@@ -117,6 +117,11 @@ fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = 
         }
         return Found::Live;
     }
+    // The stack brings a whole packet of a flow on the short way: the half of the pod that sent it is gone, or its interface may
+    // take no short way any more. Then this half takes none either.
+    if flow.is(Flow::FAST) && matches!(case.t.piece, Piece::Whole) {
+        flow.flags &= !Flow::FAST;
+    }
     // What is to the pod itself may be balanced to somebody else next.
     if flow.is(Flow::PENDING | Flow::OWN) { Found::Pending } else { Found::Live }
 }
@@ -130,12 +135,15 @@ pub(super) fn most_flows(case: &Case, isolated: bool) -> u32 {
 /// Would there be an entry for this flow of a pod that nothing isolates?
 #[inline(always)]
 pub(super) fn may_keep<W: World>(world: &W, case: &Case) -> bool {
-    let has_room = match (world.flow_count(case.pod), world.flow_count(ALL_PODS)) {
-        (Some(own), Some(all)) => has_place(own.get(), all.get(), most_flows(case, false), Want::Unasked),
-        _ => false,
-    };
     // Of what is sent to a group each pod that hears it would have the one entry.
-    case.is_stateful && !case.key.local.is_group() && (case.is_known || has_room)
+    case.is_stateful && !case.key.local.is_group() && has_room(world, case, Want::Unasked, most_flows(case, false))
+}
+
+/// Would [`keep`] find a place? An entry that is there already gives its own.
+#[inline(always)]
+pub(super) fn has_room<W: World>(world: &W, case: &Case, want: Want, most: u32) -> bool {
+    let counts = || Some((world.flow_count(case.pod)?, world.flow_count(ALL_PODS)?));
+    case.is_known || counts().is_none_or(|(own, all)| has_place(own.get(), all.get(), most, want))
 }
 
 /// Puts `case.flow` into the table, after [`find`]. False: no room, or no more for this pod. An entry that is there already

@@ -18,7 +18,7 @@ use super::{
     track::ask,
 };
 use crate::{
-    config::Config,
+    config::{Config, Iface},
     event::{BUCKET_FLOWS, EventHead},
     flow::{ALL_PODS, Flow, Tcp, Want},
     hooks::Count,
@@ -27,10 +27,16 @@ use crate::{
     reason::Reason,
 };
 
+/// A pod's interface, if nothing stands there that packets must meet.
+#[inline(always)]
+fn direct<W: World>(world: &W, ifindex: u32) -> Option<Iface> {
+    published(world, ifindex).filter(|iface| iface.flags & Iface::DIRECT != 0)
+}
+
 /// Where the entry leads, if the pod is still there.
 #[inline(always)]
 pub(super) fn way<W: World>(world: &W, to_ifindex: u32) -> Way {
-    match published(world, to_ifindex) {
+    match direct(world, to_ifindex) {
         Some(iface) => Way { ifindex: to_ifindex, mac: iface.mac, pad: 0 },
         None => Way::default(),
     }
@@ -78,13 +84,11 @@ pub(super) fn may_begin(case: &Case, from_pod: bool) -> bool {
 /// one's.
 #[inline(always)]
 fn other_end<W: World>(world: &W, case: &Case) -> Option<Endpoint> {
-    let own = world.endpoint(&case.key.local)?;
-    if own.pod != case.pod || own.ifindex != world.ifindex() {
-        return None;
-    }
     let end = world.endpoint(&case.key.peer)?;
-    let is_there = end.pod != case.pod && published(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
-    is_there.then_some(end)
+    let own = world.endpoint(&case.key.local)?;
+    let is_own = own.pod == case.pod && own.ifindex == world.ifindex() && direct(world, own.ifindex).is_some();
+    let is_there = end.pod != case.pod && direct(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
+    (is_own && is_there).then_some(end)
 }
 
 /// The other pod's verdict, and its entry: the first half of the pair, so that the reply finds it. Returns the interface that

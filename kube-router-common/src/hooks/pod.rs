@@ -48,10 +48,16 @@ pub fn pod_out<W: World>(world: &W, case: &mut Case) -> Action {
 #[inline(always)]
 pub fn judge_out<W: World>(world: &W, case: &mut Case) -> Action {
     if !case.take_over() {
-        return Action::Drop;
+        return not_judged(world, case);
     }
     let judged = track::judge_flow(world, case);
     leave(world, case, judged)
+}
+
+/// Nobody goes on where [`pod_out`] or [`pod_in`] said so.
+#[inline(always)]
+pub fn not_judged<W: World>(world: &W, case: &Case) -> Action {
+    refuse(world, case, Reason::Handover)
 }
 
 #[inline(always)]
@@ -251,7 +257,7 @@ pub fn pod_in<W: World>(world: &W, case: &mut Case) -> Action {
 #[inline(always)]
 pub fn judge_in<W: World>(world: &W, case: &mut Case) -> Action {
     if !case.take_over() {
-        return Action::Drop;
+        return not_judged(world, case);
     }
     match track::judge_flow(world, case) {
         Ok(()) => Action::Pass,

@@ -2,7 +2,7 @@
 
 use super::{
     Began, Case, World, count,
-    entries::{Found, find, forget, keep, may_keep, most_flows, refuse_from_now_on},
+    entries::{Found, find, forget, has_room, keep, may_keep, most_flows, refuse_from_now_on},
     fast, fill, is_balanced, peer_of,
     pod::ingress_class,
 };
@@ -167,8 +167,8 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
 /// Is a flow of a pod that nothing isolates to have an entry? For the policy that may come, or for the short way.
 #[inline(always)]
 fn is_wanted<W: World>(world: &W, case: &Case) -> bool {
-    let has_use = case.config.has(Config::ALL_FLOWS) || fast::may_begin(case, case.egress);
-    has_use && may_keep(world, case)
+    let may_be_fast = || fast::may_begin(case, case.egress) && world.endpoint(&case.key.peer).is_some();
+    (case.config.has(Config::ALL_FLOWS) || may_be_fast()) && may_keep(world, case)
 }
 
 /// The first packet of a flow, or of a flow since the policies changed, or any packet of one that they refuse.
@@ -200,16 +200,26 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     if case.is_isolated() && case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
         world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
     }
+    let replies = if from_pod { case.groups.ingress } else { case.groups.egress };
+    let needed = replies != NOT_ISOLATED;
+    let want = Want::of(case.is_isolated() && !case.is_allowed, needed);
+    let most = most_flows(case, case.is_isolated());
     let is_plain = !judged.pending && !own && !judged.unsure;
-    let to_ifindex = if old && egress && case.flow.is(Flow::FAST) {
-        match fast::judge_again(world, case, from_pod) {
-            Ok(to_ifindex) => to_ifindex,
-            Err(reason) => {
-                refuse_from_now_on(world, case, (case.class, case.rule), from_pod == egress);
-                return Err(reason);
-            }
+    let is_whole = matches!(case.t.piece, Piece::Whole);
+    let to_ifindex = if old && case.flow.is(Flow::FAST) {
+        match egress {
+            true => match fast::judge_again(world, case, from_pod) {
+                Ok(to_ifindex) => to_ifindex,
+                Err(reason) => {
+                    refuse_from_now_on(world, case, (case.class, case.rule), from_pod == egress);
+                    return Err(reason);
+                }
+            },
+            // As in `find`: by the stack fragments may come.
+            false if is_whole => 0,
+            false => case.flow.to_ifindex,
         }
-    } else if !old && is_plain && fast::may_begin(case, from_pod) {
+    } else if !old && is_plain && fast::may_begin(case, from_pod) && has_room(world, case, want, most) {
         fast::begin(world, case)?
     } else {
         0
@@ -228,8 +238,6 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     if !case.is_stateful || (case.t.protocol == protocol::ICMP && !case.is_allowed) {
         return Ok(());
     }
-    let replies = if from_pod { case.groups.ingress } else { case.groups.egress };
-    let needed = replies != NOT_ISOLATED;
     let flag = |set: bool, flag: u16| if set { flag } else { 0 };
     case.flow.flags = (case.flow.flags & Flow::REPLIED)
         | flag(from_pod, Flow::FROM_POD)
@@ -243,10 +251,11 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     let before = (case.flow.is(Flow::REPLIED), case.flow.state);
     case.flow.see(case.t.protocol, case.t.flags, from_pod == egress, now_s);
     let changed = before != (case.flow.is(Flow::REPLIED), case.flow.state);
-    let want = Want::of(case.is_isolated() && !case.is_allowed, needed);
-    if keep(world, case, want, most_flows(case, case.is_isolated())) {
-        case.way = fast::way(world, to_ifindex);
-        if old && changed && to_ifindex != 0 {
+    if keep(world, case, want, most) {
+        if egress && is_whole && to_ifindex != 0 {
+            case.way = fast::way(world, to_ifindex);
+        }
+        if old && egress && changed && to_ifindex != 0 {
             fast::tell_other(world, case, from_pod == egress);
         }
     } else {

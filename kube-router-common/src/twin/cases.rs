@@ -119,14 +119,15 @@ pub fn nobody(f: Family) -> Address {
     f.address(7, 1)
 }
 
+/// A pod that is known, where nothing stands in the way.
+const THERE: u16 = Iface::PUBLISHED | Iface::DIRECT;
+
 /// Pod 1 is isolated both ways: port 80 of the friend, anything of the block. Pod 2 is not isolated and is class 6.
 pub fn tables(now_s: u32) -> Tables {
     let mut t = Tables { now_s, ..Tables::default() };
     t.config = Config { generation: GENERATION, ..Config::default() };
     t.pods.insert(1, PodGroups { ingress: GROUP_1_IN, egress: GROUP_1_OUT });
-    for (ifindex, mac, pod, flags) in
-        [(IF_1, MAC_1, 1, Iface::PUBLISHED), (IF_2, MAC_2, 2, Iface::PUBLISHED), (IF_NEW, [0; 6], 0, 0)]
-    {
+    for (ifindex, mac, pod, flags) in [(IF_1, MAC_1, 1, THERE), (IF_2, MAC_2, 2, THERE), (IF_NEW, [0; 6], 0, 0)] {
         t.ifaces.insert(ifindex, Iface { mac, flags, pod, netns: 0 });
     }
     for f in Family::BOTH {

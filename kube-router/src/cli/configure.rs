@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     apply::IpvsTimeouts,
-    config::{Config, FirewallConfig, HttpConfig, ProxyConfig, Source},
+    config::{Config, Fastpath, FirewallConfig, HttpConfig, ProxyConfig, Source},
 };
 
 /// Builds the configuration. Does not ask whether the source can be reached (see [`in_cluster`]).
@@ -132,7 +132,11 @@ fn firewall(flags: &Flags) -> Result<FirewallConfig, StartError> {
         silent: flags.netpol_reject == "drop",
         keep_established: flags.netpol_keep_established,
         antispoof: flags.netpol_anti_spoofing,
-        fast: flags.service_fastpath != "off",
+        fastpath: match &*flags.service_fastpath {
+            "on" => Fastpath::On,
+            "off" => Fastpath::Off,
+            _ => Fastpath::Auto,
+        },
         sync_period: duration("iptables-sync-period", flags.iptables_sync_period)?,
         pins: PathBuf::from(&flags.bpf_directory),
         cni_socket: path(&flags.cni_socket),

@@ -55,6 +55,8 @@ pub struct Surroundings<'a> {
     pub shown: &'a BTreeMap<u32, BTreeSet<IpAddr>>,
     /// `--netpol-default-deny`
     pub default_deny: bool,
+    /// `--service-fastpath=on`: whatever stands at an interface, packets are handed past it.
+    pub past_all: bool,
 }
 
 /// Two interfaces that carry the address of one pod: the address, the one that counts, the other.
@@ -75,7 +77,10 @@ pub fn compile_interfaces(s: &Surroundings<'_>, before: &Interfaces) -> (Interfa
     let hidden = out.endpoints.values().any(|of| of.ifindex == NOWHERE && !at_home.contains(&of.pod));
     for (index, link) in &s.links.pods {
         let row = match bound.get(index) {
-            Some(pod) => Some(row_of(link, Iface::PUBLISHED, *pod)),
+            Some(pod) => {
+                let direct = if s.past_all || link.hindrance.is_none() { Iface::DIRECT } else { 0 };
+                Some(row_of(link, Iface::PUBLISHED | direct, *pod))
+            }
             None => unknown(s, before, link, hidden),
         };
         if let Some(row) = row {
@@ -243,7 +248,7 @@ fn is_named(links: &Links, index: u32, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compile::links::Device;
+    use crate::compile::links::{Device, Hindrance};
 
     static NO_ADDRESSES: BTreeSet<IpAddr> = BTreeSet::new();
     static NO_CIDRS: BTreeSet<IpNet> = BTreeSet::new();
@@ -271,6 +276,7 @@ mod tests {
             host: &NO_HOST,
             pod_cidrs: &NO_CIDRS,
             default_deny: false,
+            past_all: false,
         }
     }
 
@@ -292,8 +298,25 @@ mod tests {
                 addresses,
                 alias: None,
                 master: None,
+                hindrance: None,
             },
         );
+    }
+
+    #[test]
+    fn what_stands_at_a_link_is_not_passed_by_unless_asked_for() {
+        let address = IpAddr::from([10, 1, 0, 7]);
+        let (endpoints, pods) = (BTreeMap::from([(address_of(address), 3)]), BTreeSet::from([3]));
+        let mut links = Links::default();
+        add_veth(&mut links, 5, "pod", BTreeSet::from([address]));
+        for (hindrance, past_all, direct) in
+            [(None, false, true), (Some(Hindrance::Qdisc), false, false), (Some(Hindrance::Qdisc), true, true)]
+        {
+            links.pods.entry(5).and_modify(|link| link.hindrance = hindrance);
+            let surroundings = Surroundings { endpoints: &endpoints, pods: &pods, past_all, ..around(&links) };
+            let (found, _) = compile_interfaces(&surroundings, &Interfaces::default());
+            assert_eq!(found.ifaces[&5].flags & Iface::DIRECT != 0, direct, "{hindrance:?} {past_all}");
+        }
     }
 
     /// A pod may take the address off its interface before anybody saw it there.
@@ -335,7 +358,7 @@ mod tests {
         add_veth(&mut found_links, 5, "bare", BTreeSet::from([address]));
         let (found, _) = compile_interfaces(&around(&found_links, &isolated), &hiding);
         assert_eq!(found.endpoints[&address_of(address)].ifindex, 5);
-        assert_eq!([5, 6, 7, 8].map(|index| found.ifaces[&index].flags), [Iface::PUBLISHED, 0, 0, 0]);
+        assert_eq!([5, 6, 7, 8].map(|index| found.ifaces[&index].flags), [Iface::PUBLISHED | Iface::DIRECT, 0, 0, 0]);
         // Its interface goes before the API server says so: it ends, and nobody else pays for that.
         let mut ended = links.clone();
         ended.pods.remove(&5);
@@ -353,7 +376,7 @@ mod tests {
             &Interfaces::default(),
         );
         assert_eq!(half.endpoints[&second].ifindex, NOWHERE);
-        assert_eq!([5, 6, 7, 8].map(|index| half.ifaces[&index].flags), [Iface::PUBLISHED, 0, 0, 0]);
+        assert_eq!([5, 6, 7, 8].map(|index| half.ifaces[&index].flags), [Iface::PUBLISHED | Iface::DIRECT, 0, 0, 0]);
     }
 
     /// A node in a container: its address is at a bridge whose port the way out is.

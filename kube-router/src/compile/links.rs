@@ -25,6 +25,19 @@ pub struct PodLink {
     pub alias: Option<Box<str>>,
     /// The bridge whose port the node's end is.
     pub master: Option<u32>,
+    /// Why packets are not handed to the pod, and on from it, past the stack.
+    pub hindrance: Option<Hindrance>,
+}
+
+/// What packets of a pod are to meet and would not meet past the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// A qdisc shapes what the pod gets, or sends (an ingress qdisc).
+    Qdisc,
+    /// Filters of others.
+    Filter,
+    /// The port is isolated, or the bridge looks at VLANs, or it is no bridge of the kernel's (Open vSwitch, a VRF).
+    Bridge,
 }
 
 /// What our network plugin writes at the node's end of a pod's link, so that an agent that comes later knows whose it is

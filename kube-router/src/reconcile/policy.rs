@@ -45,7 +45,7 @@ use crate::{
         policy::{Limits, NumbersInUse, POLICY_KINDS, PolicyCompiler, PolicyConfig, address_of, ip_of},
         service_ports::ServicePorts,
     },
-    config::{FirewallConfig, ProxyConfig},
+    config::{Fastpath, FirewallConfig, ProxyConfig},
     desired::{
         interfaces::{InterfaceChanges, Interfaces},
         policy::{PolicyChanges, PolicyTables},
@@ -378,6 +378,7 @@ impl Enforcer {
             host: &self.host,
             pod_cidrs: &self.pod_cidrs,
             default_deny: self.config.default_deny,
+            past_all: self.config.fastpath == Fastpath::On,
         };
         compile_interfaces(&surroundings, in_force)
     }
@@ -474,9 +475,12 @@ impl Enforcer {
                 | flag(!self.config.antispoof, Config::NO_ANTISPOOF)
                 | flag(self.flow_records, Config::FLOW_EVENTS)
                 | flag(self.had_policies || self.config.keep_established, Config::ALL_FLOWS)
-                | flag(self.config.fast, Config::FAST)
-                // An agent before this one may have begun some.
-                | Config::FAST_FLOWS,
+                | match self.config.fastpath {
+                    Fastpath::Auto | Fastpath::On => Config::FAST | Config::FAST_FLOWS,
+                    // An agent before this one may have begun some.
+                    Fastpath::Off => flag(self.settings.flags & Config::FAST != 0, Config::FAST_FLOWS)
+                        | self.settings.flags & Config::FAST_FLOWS,
+                },
         };
         let is_new = std::mem::replace(&mut self.settings, settings) != settings;
         is_new.then_some(PolicyOrder::SetSettings(settings))

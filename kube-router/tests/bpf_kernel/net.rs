@@ -137,7 +137,7 @@ pub fn write_pods(dataplane: &Dataplane) {
     let (maps, mut links) = (dataplane.tables(), PodLinks::open().expect("rtnetlink"));
     for (pod, ifindex, mac, class) in [(1, IF_1, MAC_1, CLASS_1), (2, IF_2, MAC_2, CLASS_2)] {
         let netns = links.read_one(ifindex).expect("link").map_or(0, |link| link.namespace + 1);
-        maps.ifaces.put(&ifindex, &Iface { mac, flags: Iface::PUBLISHED, pod, netns }).expect("iface");
+        maps.ifaces.put(&ifindex, &Iface { mac, flags: Iface::PUBLISHED | Iface::DIRECT, pod, netns }).expect("iface");
         for text in [format!("10.1.0.{pod}"), format!("fd00:1::{pod}")] {
             let address = address(&text);
             maps.endpoints.put(&address, &Endpoint { pod, ifindex, mac, pad: [0; 2] }).expect("endpoint");

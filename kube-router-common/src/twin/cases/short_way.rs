@@ -11,6 +11,13 @@ fn free(t: &mut Tables) {
     t.pods.insert(1, PodGroups::default());
 }
 
+/// A qdisc that shapes what the pod gets, say.
+fn stand_at(t: &mut Tables, ifindex: u32) {
+    if let Some(iface) = t.ifaces.get_mut(&ifindex) {
+        iface.flags &= !Iface::DIRECT;
+    }
+}
+
 /// More of it follows.
 fn first_piece(b: &mut Build) {
     if b.from.is_v4() {
@@ -45,6 +52,12 @@ pub(super) fn short_way(list: &mut List, f: Family) {
                     t.ifaces.insert(IF_2, Iface { pod: 2, ..Iface::default() });
                 })
                 .flows(0);
+            for hindered in [IF_1, IF_2] {
+                list.out(&says(&std::format!("not past what stands at interface {hindered}")), first())
+                    .given(free)
+                    .given(move |t| stand_at(t, hindered))
+                    .flows(0);
+            }
             list.out(&says("its policy is asked"), first())
                 .given(free)
                 .given(|t| {
@@ -88,6 +101,11 @@ pub(super) fn short_way(list: &mut List, f: Family) {
                 t.pods.insert(2, PodGroups { ingress: GROUP_1_IN, egress: 0 });
             })
             .rejects(Direction::Ingress, Reason::Denied)
+            .flows(2);
+        list.out(&says("something stands at the other pod's interface by now"), later())
+            .given(pair(|_| ()))
+            .given(|t| stand_at(t, IF_2))
+            .passes()
             .flows(2);
         list.out(&says("the other pod is gone"), later())
             .given(pair(|_| ()))

@@ -30,12 +30,12 @@ pub const CLSACT_HANDLE: u32 = 1;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
-const RTM_GETTFILTER: u16 = 46;
+pub(in crate::apply) const RTM_GETTFILTER: u16 = 46;
 const TC_H_CLSACT: u32 = 0xffff_fff1;
-const TC_H_INGRESS: u32 = 0xffff_fff2;
-const TC_H_EGRESS: u32 = 0xffff_fff3;
+pub(in crate::apply) const TC_H_INGRESS: u32 = 0xffff_fff2;
+pub(in crate::apply) const TC_H_EGRESS: u32 = 0xffff_fff3;
 const CLSACT_QDISC: u32 = 0xffff_0000;
-const TCA_KIND: u16 = 1;
+pub(in crate::apply) const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
@@ -44,7 +44,7 @@ const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const ETH_P_ALL: u16 = 3;
 /// `struct tcmsg`
-const TCMSG: usize = 20;
+pub(in crate::apply) const TCMSG: usize = 20;
 
 /// How a classifier is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,7 +196,7 @@ pub(super) fn tcx_detach(ifindex: u32, hook: Hook, links: &Path) -> Result<(), A
     }
 }
 
-fn tcmsg(bytes: &mut Vec<u8>, ifindex: u32, handle: u32, parent: u32, info: u32) {
+pub(in crate::apply) fn tcmsg(bytes: &mut Vec<u8>, ifindex: u32, handle: u32, parent: u32, info: u32) {
     bytes.extend_from_slice(&[0; 4]);
     for word in [ifindex, handle, parent, info] {
         bytes.extend_from_slice(&word.to_ne_bytes());

@@ -8,7 +8,7 @@
 //! replaces the programs; packets are judged all the while. Without one, everything goes with the [`Dataplane`], except
 //! filters of clsact. Everything belongs to the network namespace of the thread that calls.
 
-mod attach;
+pub(in crate::apply) mod attach;
 mod object;
 mod pinned;
 mod plane;

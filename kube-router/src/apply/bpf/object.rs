@@ -145,8 +145,8 @@ mod tests {
     fn the_object_holds_what_the_agent_expects() {
         let object = Object::parse(embedded().expect("cfg says so")).expect("an object");
         let expected = "\
-            map kr_buckets percpu_array key 4 value 16 entries 19 flags 0x0
-            map kr_case percpu_array key 4 value private entries 1 flags 0x0
+            map kr_buckets percpu_array key 4 value 16 entries 20 flags 0x0
+            map kr_case percpu_array key 4 value 432 entries 1 flags 0x0
             map kr_cidrs lpm_trie key 24 value 8 entries 131072 flags 0x1
             map kr_config array key 4 value 16 entries 1 flags 0x0
             map kr_drops percpu_hash key 8 value 16 entries 16384 flags 0x1

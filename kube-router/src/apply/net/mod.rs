@@ -21,6 +21,7 @@
 //! * Removing an address does not remove the route that we made for it.
 
 pub mod announce;
+mod hindrances;
 pub mod monitor;
 mod orders;
 pub mod pod_end;

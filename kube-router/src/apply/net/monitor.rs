@@ -28,6 +28,7 @@ use crate::nl::{NlError, Socket};
 
 /// include/uapi/linux/rtnetlink.h
 pub(super) const RTNLGRP_LINK: u32 = 1;
+pub(super) const RTNLGRP_TC: u32 = 4;
 pub(super) const RTNLGRP_IPV4_IFADDR: u32 = 5;
 pub(super) const RTNLGRP_IPV6_IFADDR: u32 = 9;
 

@@ -19,7 +19,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    monitor::{RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK},
+    hindrances::{Hindrances, Port},
+    monitor::{RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, RTNLGRP_TC},
     table::parse_address,
     wire::{RTM_GETADDR, RTM_GETLINK, RTM_SETLINK},
 };
@@ -33,12 +34,12 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_TARGET_NETNSID: u16 = 46;
-const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 const IFA_TARGET_NETNSID: u16 = 10;
 
@@ -50,6 +51,7 @@ struct NodeEnd {
     namespace: i32,
     alias: Option<Box<str>>,
     master: Option<u32>,
+    port: Port,
 }
 
 /// Reads pods' links from the network namespace of the thread that opened it.
@@ -67,15 +69,18 @@ impl PodLinks {
 
     /// All links of the node. A namespace that goes away meanwhile is left out.
     pub fn read(&mut self) -> Result<Links, NlError> {
-        type Found = (Vec<NodeEnd>, BTreeMap<u32, Device>);
-        let (ends, devices) = self.socket.dump(RTM_GETLINK, 0, link_request, |found: &mut Found, _, payload| {
-            found.0.extend(parse_node_end(payload));
-            found.1.extend(parse_device(payload));
-            Ok(())
-        })?;
+        type Found = (Vec<NodeEnd>, BTreeMap<u32, Device>, Hindrances);
+        let (ends, devices, bridges) =
+            self.socket.dump(RTM_GETLINK, 0, link_request, |found: &mut Found, _, payload| {
+                found.0.extend(parse_node_end(payload));
+                found.1.extend(parse_device(payload));
+                found.2.note_link(payload);
+                Ok(())
+            })?;
+        let hindrances = bridges.with_qdiscs(&mut self.socket)?;
         let mut links = Links { devices, pods: BTreeMap::new() };
         for end in ends {
-            if let Some(link) = self.follow(end)? {
+            if let Some(link) = self.follow(end, &hindrances)? {
                 links.pods.insert(link.index, link);
             }
         }
@@ -85,19 +90,32 @@ impl PodLinks {
     /// The one with this index; `None` if it is gone or no pod's.
     pub fn read_one(&mut self, index: u32) -> Result<Option<PodLink>, NlError> {
         let mut end = None;
-        let request = |bytes: &mut Vec<u8>| {
-            link_header(bytes, index);
-            attr::put_u32(bytes, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-        };
-        let answer = self.socket.request(RTM_GETLINK, 0, request, |_, payload| {
-            end = parse_node_end(payload);
-            Ok(())
-        });
+        let answer = self.socket.request(
+            RTM_GETLINK,
+            0,
+            |bytes| one_link(bytes, index),
+            |_, payload| {
+                end = parse_node_end(payload);
+                Ok(())
+            },
+        );
         gone_is_none(answer)?;
-        match end {
-            Some(end) => self.follow(end),
-            None => Ok(None),
+        let Some(end) = end else { return Ok(None) };
+        let mut bridges = Hindrances::default();
+        if let Some(master) = end.master {
+            let answer = self.socket.request(
+                RTM_GETLINK,
+                0,
+                |bytes| one_link(bytes, master),
+                |_, payload| {
+                    bridges.note_link(payload);
+                    Ok(())
+                },
+            );
+            gone_is_none(answer)?;
         }
+        let hindrances = bridges.with_qdiscs(&mut self.socket)?;
+        self.follow(end, &hindrances)
     }
 
     /// Writes the node's end's alias.
@@ -110,7 +128,7 @@ impl PodLinks {
     }
 
     /// What the other end has.
-    fn follow(&mut self, end: NodeEnd) -> Result<Option<PodLink>, NlError> {
+    fn follow(&mut self, end: NodeEnd, hindrances: &Hindrances) -> Result<Option<PodLink>, NlError> {
         let mut mac = None;
         let request = |bytes: &mut Vec<u8>| {
             link_header(bytes, end.peer);
@@ -139,9 +157,16 @@ impl PodLinks {
                 Err(error) => gone_is_none(Err(error))?,
             }
         }
-        let NodeEnd { index, name, peer, namespace, alias, master } = end;
+        let NodeEnd { index, name, peer, namespace, alias, master, port } = end;
         let namespace = namespace.cast_unsigned();
-        Ok(Some(PodLink { index, name, peer, namespace, mac, addresses, alias, master }))
+        let hindrance = match hindrances.at(&mut self.socket, index, master, port) {
+            Ok(hindrance) => hindrance,
+            Err(error) => {
+                gone_is_none(Err(error))?;
+                return Ok(None);
+            }
+        };
+        Ok(Some(PodLink { index, name, peer, namespace, mac, addresses, alias, master, hindrance }))
     }
 }
 
@@ -168,7 +193,11 @@ fn link_header(bytes: &mut Vec<u8>, index: u32) {
 }
 
 fn link_request(bytes: &mut Vec<u8>) {
-    link_header(bytes, 0);
+    one_link(bytes, 0);
+}
+
+fn one_link(bytes: &mut Vec<u8>, index: u32) {
+    link_header(bytes, index);
     attr::put_u32(bytes, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
 }
 
@@ -194,7 +223,8 @@ fn parse_node_end(payload: &[u8]) -> Option<NodeEnd> {
     // A negative number: the namespace cannot be named from here.
     let known = is_veth && namespace >= 0;
     let index = attr::u32(&header[4..])?;
-    known.then_some(NodeEnd { index, name: name?.into(), peer: peer?, namespace, alias, master })
+    let port = Port::parse(payload);
+    known.then_some(NodeEnd { index, name: name?.into(), peer: peer?, namespace, alias, master, port })
 }
 
 /// include/uapi/linux/if_arp.h
@@ -245,7 +275,7 @@ impl PodLinkMonitor {
     pub fn open() -> Result<Self, NlError> {
         let mut events = Socket::open(NETLINK_ROUTE)?;
         events.raw().set_listen_all_namespaces(true).map_err(NlError::Socket)?;
-        for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
+        for group in [RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
             events.raw().add_membership(group).map_err(NlError::Socket)?;
         }
         #[expect(deprecated, reason = "its successor is an unsafe fn; a netlink socket owns one descriptor for life")]
