@@ -20,7 +20,7 @@ mod uplink;
 use core::ops::DerefMut;
 
 pub use self::{
-    pod::{judge_in, judge_out, not_judged, pod_in, pod_out},
+    pod::{judge_in, judge_out, not_judged, pair_out, pod_in, pod_out},
     uplink::{uplink_in, uplink_out},
 };
 use crate::{
@@ -79,6 +79,8 @@ pub enum Action {
     /// There is no live flow: the verdict falls in [`judge_out`] or [`judge_in`]. A program of its own, as established flows
     /// are to be found soon, and a verifier walks both only once then.
     Judge,
+    /// The flow may take the short way to another pod, whose verdict falls in [`pair_out`].
+    Pair,
 }
 
 /// Who began a connection, as the sockets in the pod tell.
@@ -206,7 +208,7 @@ pub struct Case {
     pub owner: u32,
     pub now_s: u32,
     pub way: Way,
-    /// [`Case::READY`]: filled in for [`judge_out`] or [`judge_in`]. The one who fills it in may be of an older agent than the one
+    /// [`Case::READY`]: filled in for another program. The one who fills it in may be of an older agent than the one
     /// who reads: layout and meaning of a case are part of [`crate::config::SCHEMA`].
     ready: u32,
     pub answer: Answer,
@@ -217,9 +219,9 @@ impl Case {
 
     /// Left for another program.
     #[inline(always)]
-    fn hand_on(&mut self) -> Action {
+    fn hand_on(&mut self, action: Action) -> Action {
         self.ready = Case::READY;
-        Action::Judge
+        action
     }
 
     /// Was it? Once only.

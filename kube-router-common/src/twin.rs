@@ -136,7 +136,10 @@ impl Tables {
         let case = &mut Case::default();
         let action = match hook {
             Hook::PodOut => match hooks::pod_out(&view, case) {
-                Action::Judge => hooks::judge_out(&view, case),
+                Action::Judge => match hooks::judge_out(&view, case) {
+                    Action::Pair => hooks::pair_out(&view, case),
+                    action => action,
+                },
                 action => action,
             },
             Hook::PodIn => match hooks::pod_in(&view, case) {

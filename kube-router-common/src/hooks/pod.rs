@@ -38,8 +38,8 @@ pub fn pod_out<W: World>(world: &W, case: &mut Case) -> Action {
     }
     case.begin(world.config(), true);
     match out(world, case) {
-        Ok(Next::Judge) => case.hand_on(),
-        Ok(Next::Done) => leave(world, case, Ok(())),
+        Ok(Next::Judge) => case.hand_on(Action::Judge),
+        Ok(_) => leave(world, case, Ok(())),
         Err(reason) => leave(world, case, Err(reason)),
     }
 }
@@ -50,11 +50,24 @@ pub fn judge_out<W: World>(world: &W, case: &mut Case) -> Action {
     if !case.take_over() {
         return not_judged(world, case);
     }
-    let judged = track::judge_flow(world, case);
-    leave(world, case, judged)
+    match track::judge_flow(world, case) {
+        Ok(Next::Pair) => case.hand_on(Action::Pair),
+        Ok(_) => leave(world, case, Ok(())),
+        Err(reason) => leave(world, case, Err(reason)),
+    }
 }
 
-/// Nobody goes on where [`pod_out`] or [`pod_in`] said so.
+/// Goes on where [`judge_out`] says so.
+#[inline(always)]
+pub fn pair_out<W: World>(world: &W, case: &mut Case) -> Action {
+    if !case.take_over() {
+        return not_judged(world, case);
+    }
+    let paired = track::pair(world, case);
+    leave(world, case, paired)
+}
+
+/// Nobody goes on where a hook said so.
 #[inline(always)]
 pub fn not_judged<W: World>(world: &W, case: &Case) -> Action {
     refuse(world, case, Reason::Handover)
@@ -247,8 +260,8 @@ pub fn pod_in<W: World>(world: &W, case: &mut Case) -> Action {
     }
     case.begin(world.config(), false);
     match into(world, case) {
-        Ok(Next::Done) => Action::Pass,
-        Ok(Next::Judge) => case.hand_on(),
+        Ok(Next::Judge) => case.hand_on(Action::Judge),
+        Ok(_) => Action::Pass,
         Err(reason) => refuse(world, case, reason),
     }
 }
@@ -260,7 +273,7 @@ pub fn judge_in<W: World>(world: &W, case: &mut Case) -> Action {
         return not_judged(world, case);
     }
     match track::judge_flow(world, case) {
-        Ok(()) => Action::Pass,
+        Ok(_) => Action::Pass,
         Err(reason) => refuse(world, case, reason),
     }
 }

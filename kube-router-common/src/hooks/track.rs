@@ -2,7 +2,7 @@
 
 use super::{
     Began, Case, World, count,
-    entries::{Found, find, forget, has_room, keep, may_keep, most_flows, refuse_from_now_on},
+    entries::{self, Found, find, forget, keep, may_keep, most_flows, refuse_from_now_on},
     fast, fill, is_balanced, peer_of,
     pod::ingress_class,
 };
@@ -80,6 +80,8 @@ pub(super) enum Next {
     Done,
     /// [`judge_flow`]
     Judge,
+    /// [`pair`]
+    Pair,
 }
 
 /// A packet of a pod that some policy isolates, or may come to.
@@ -103,11 +105,13 @@ fn pass_on<W: World>(world: &W, case: &Case) {
 
 /// The verdict on a packet that [`track`] found no live flow for.
 #[inline(always)]
-pub(super) fn judge_flow<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+pub(super) fn judge_flow<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     let from_pod = case.from_pod;
-    begin(world, case, from_pod)?;
-    pass_on(world, case);
-    Ok(())
+    let next = begin(world, case, from_pod)?;
+    if next == Next::Done {
+        pass_on(world, case);
+    }
+    Ok(next)
 }
 
 #[inline(always)]
@@ -173,8 +177,8 @@ fn is_wanted<W: World>(world: &W, case: &Case) -> bool {
 
 /// The first packet of a flow, or of a flow since the policies changed, or any packet of one that they refuse.
 #[inline(always)]
-fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(), Reason> {
-    let (egress, old, now_s) = (case.egress, case.is_old, case.now_s);
+fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Next, Reason> {
+    let (egress, old) = (case.egress, case.is_old);
     // Of TCP alone it can be told that a packet opens nothing.
     let may_be_older = case.t.protocol == protocol::TCP && !Tcp::opens(case.t.flags);
     let mut judged = decide(world, case, from_pod);
@@ -200,11 +204,10 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
     if case.is_isolated() && case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
         world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
     }
-    let replies = if from_pod { case.groups.ingress } else { case.groups.egress };
-    let needed = replies != NOT_ISOLATED;
-    let want = Want::of(case.is_isolated() && !case.is_allowed, needed);
-    let most = most_flows(case, case.is_isolated());
     let is_plain = !judged.pending && !own && !judged.unsure;
+    if !old && is_plain && fast::may_begin(case, from_pod) && world.endpoint(&case.key.peer).is_some() {
+        return Ok(Next::Pair);
+    }
     let is_whole = matches!(case.t.piece, Piece::Whole);
     let to_ifindex = if old && case.flow.is(Flow::FAST) {
         match egress {
@@ -219,57 +222,108 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<(),
             false if is_whole => 0,
             false => case.flow.to_ifindex,
         }
-    } else if !old && is_plain && fast::may_begin(case, from_pod) && has_room(world, case, want, most) {
-        fast::begin(world, case)?
     } else {
         0
     };
-    if to_ifindex == 0 && !old && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
-        return Ok(());
+    if !old && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
+        return Ok(Next::Done);
     }
     if (judged.pending || own) && egress {
         note_origin(world, case.pod, &case.key.local);
     }
     // The pod speaks first since its peer was judged, of whom it knows the node's address only: the peer's next packet decides.
     if judged.unsure && egress {
-        return Ok(());
+        return Ok(Next::Done);
     }
     // The reply to an echo that was not seen leaves no trace either.
     if !case.is_stateful || (case.t.protocol == protocol::ICMP && !case.is_allowed) {
-        return Ok(());
+        return Ok(Next::Done);
     }
-    let flag = |set: bool, flag: u16| if set { flag } else { 0 };
-    case.flow.flags = (case.flow.flags & Flow::REPLIED)
-        | flag(from_pod, Flow::FROM_POD)
+    let flags = flag(from_pod, Flow::FROM_POD)
         | flag(judged.pending, Flow::PENDING)
-        | flag(needed, Flow::NEEDED)
         | flag(judged.masqueraded, Flow::MASQUERADED)
-        | flag(own, Flow::OWN)
-        | flag(to_ifindex != 0, Flow::FAST);
-    (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
-    (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (judged.class, judged.rule, to_ifindex);
+        | flag(own, Flow::OWN);
+    (case.class, case.rule) = (judged.class, judged.rule);
     let before = (case.flow.is(Flow::REPLIED), case.flow.state);
-    case.flow.see(case.t.protocol, case.t.flags, from_pod == egress, now_s);
+    enter(world, case, flags, to_ifindex, from_pod == egress)?;
     let changed = before != (case.flow.is(Flow::REPLIED), case.flow.state);
-    if keep(world, case, want, most) {
-        if egress && is_whole && to_ifindex != 0 {
+    if egress && to_ifindex != 0 {
+        if is_whole {
             case.way = fast::way(world, to_ifindex);
         }
-        if old && egress && changed && to_ifindex != 0 {
+        if changed {
             fast::tell_other(world, case, from_pod == egress);
         }
-    } else {
-        if to_ifindex != 0 && !old {
+    }
+    Ok(Next::Done)
+}
+
+/// The policies let a connection out that may take the short way: what does the other pod's say, and is there room for both
+/// entries? If not for both, the packet takes the stack.
+#[inline(always)]
+pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    let (class, rule) = (case.class, case.rule);
+    let to_ifindex = if has_room(world, case) { fast::begin(world, case)? } else { 0 };
+    if to_ifindex == 0 && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
+        return Ok(());
+    }
+    (case.class, case.rule) = (class, rule);
+    let entered = enter(world, case, Flow::FROM_POD, to_ifindex, true);
+    if to_ifindex != 0 {
+        if entered == Ok(true) {
+            case.way = fast::way(world, to_ifindex);
+        } else {
             fast::forget_other(world, case);
         }
-        if needed {
-            return Err(Reason::TableFull);
-        }
-        if case.is_isolated() {
-            count(world, case, Reason::Untracked);
-        }
     }
-    Ok(())
+    entered.map(drop)
+}
+
+#[inline(always)]
+fn flag(set: bool, flag: u16) -> u16 {
+    if set { flag } else { 0 }
+}
+
+/// Puts the flow into the table, after its verdict. False: there is no room, and no reply needs the entry.
+#[inline(always)]
+fn enter<W: World>(
+    world: &W,
+    case: &mut Case,
+    flags: u16,
+    to_ifindex: u32,
+    from_initiator: bool,
+) -> Result<bool, Reason> {
+    let needed = needs_entry(case, flags & Flow::FROM_POD != 0);
+    case.flow.flags =
+        (case.flow.flags & Flow::REPLIED) | flags | flag(needed, Flow::NEEDED) | flag(to_ifindex != 0, Flow::FAST);
+    (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
+    (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (case.class, case.rule, to_ifindex);
+    case.flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
+    let want = Want::of(case.is_isolated() && !case.is_allowed, needed);
+    if keep(world, case, want, most_flows(case, case.is_isolated())) {
+        return Ok(true);
+    }
+    if needed {
+        return Err(Reason::TableFull);
+    }
+    if case.is_isolated() {
+        count(world, case, Reason::Untracked);
+    }
+    Ok(false)
+}
+
+/// Would the replies be judged?
+#[inline(always)]
+fn needs_entry(case: &Case, from_pod: bool) -> bool {
+    let replies = if from_pod { case.groups.ingress } else { case.groups.egress };
+    replies != NOT_ISOLATED
+}
+
+/// Would [`pair`] find a place for the pod's own entry?
+#[inline(always)]
+fn has_room<W: World>(world: &W, case: &Case) -> bool {
+    let want = Want::of(case.is_isolated(), needs_entry(case, true));
+    entries::has_room(world, case, want, most_flows(case, case.is_isolated()))
 }
 
 /// In the middle of a TCP connection that has no entry, as it is older than the pod's isolation or than the table: who began

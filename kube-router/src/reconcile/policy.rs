@@ -478,8 +478,10 @@ impl Enforcer {
                 | match self.config.fastpath {
                     Fastpath::Auto | Fastpath::On => Config::FAST | Config::FAST_FLOWS,
                     // An agent before this one may have begun some.
-                    Fastpath::Off => flag(self.settings.flags & Config::FAST != 0, Config::FAST_FLOWS)
-                        | self.settings.flags & Config::FAST_FLOWS,
+                    Fastpath::Off => {
+                        flag(self.settings.flags & Config::FAST != 0, Config::FAST_FLOWS)
+                            | self.settings.flags & Config::FAST_FLOWS
+                    }
                 },
         };
         let is_new = std::mem::replace(&mut self.settings, settings) != settings;

@@ -163,11 +163,12 @@ mod tests {
             map kr_ports array key 4 value 4 entries 196608 flags 0x0
             map kr_rules array key 4 value 16 entries 65536 flags 0x0
             map kr_services hash key 20 value 20 entries 131072 flags 0x1
-            map kr_tails prog_array key 4 value 4 entries 4 flags 0x0
+            map kr_tails prog_array key 4 value 4 entries 5 flags 0x0
             program kr_answer_back SchedClassifier licence Dual MIT/GPL
             program kr_answer_in SchedClassifier licence Dual MIT/GPL
             program kr_judge_in SchedClassifier licence Dual MIT/GPL
             program kr_judge_out SchedClassifier licence Dual MIT/GPL
+            program kr_pair_out SchedClassifier licence Dual MIT/GPL
             program kr_pod_in SchedClassifier licence Dual MIT/GPL
             program kr_pod_out SchedClassifier licence Dual MIT/GPL
             program kr_uplink_in SchedClassifier licence Dual MIT/GPL
