@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::desired::{Destination, Ruleset, SetElement, Virtual, VirtualKey};
+use crate::{
+    compile::rings::DestinationList,
+    desired::{Destination, Ruleset, SetElement, Virtual, VirtualKey},
+};
 
 /// Orders to IPVS. Every one is a single netlink request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,21 @@ pub enum IpvsOp {
     },
 }
 
+impl IpvsOp {
+    /// The virtual server that it is about; none for one that is bound to a mark.
+    pub fn key(&self) -> Option<&VirtualKey> {
+        match self {
+            IpvsOp::AddServer { key, .. }
+            | IpvsOp::EditServer { key, .. }
+            | IpvsOp::DeleteServer { key }
+            | IpvsOp::AddDestination { key, .. }
+            | IpvsOp::EditDestination { key, .. }
+            | IpvsOp::DeleteDestination { key, .. } => Some(key),
+            IpvsOp::DeleteMarkServer { .. } => None,
+        }
+    }
+}
+
 /// All of IPVS in this network namespace.
 ///
 /// What we never ask for reads as a value that equals nothing we ask for: an unknown scheduler, one-packet scheduling
@@ -54,6 +72,8 @@ pub enum IpvsOp {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedIpvs {
     pub servers: BTreeMap<VirtualKey, Virtual>,
+    /// The destinations of each in the kernel's order.
+    pub lists: BTreeMap<VirtualKey, DestinationList>,
     /// Virtual servers bound to a firewall mark: (mark, is IPv6).
     pub marks: BTreeSet<(u32, bool)>,
 }

@@ -35,15 +35,18 @@ fn policy() -> impl Strategy<Value = TrafficPolicy> {
 }
 
 fn annotations() -> impl Strategy<Value = ServiceAnnotations> {
-    (option::of(text()), option::of(text()), option::of(text()), any::<[bool; 4]>()).prop_map(
-        |(scheduler, sched_flags, dsr, [hairpin, hairpin_external_ips, local, skip_lb_ips])| ServiceAnnotations {
-            scheduler,
-            sched_flags,
-            dsr,
-            hairpin,
-            hairpin_external_ips,
-            local,
-            skip_lb_ips,
+    ([0; 4].map(|_| option::of(text())), any::<[bool; 4]>()).prop_map(
+        |([scheduler, sched_flags, dsr, fastpath], [hairpin, hairpin_external_ips, local, skip_lb_ips])| {
+            ServiceAnnotations {
+                scheduler,
+                sched_flags,
+                dsr,
+                hairpin,
+                hairpin_external_ips,
+                local,
+                skip_lb_ips,
+                fastpath,
+            }
         },
     )
 }
