@@ -29,10 +29,10 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The same flow as the other pod of the node has it.
+    /// The same flow as the other pod of the node has it, `flow` being this one's entry.
     #[inline(always)]
-    pub const fn turned(&self) -> FlowKey {
-        FlowKey {
+    pub const fn turned(&self, flow: &Flow) -> FlowKey {
+        let mut key = FlowKey {
             local: self.peer,
             peer: self.local,
             local_port: self.peer_port,
@@ -40,7 +40,15 @@ impl FlowKey {
             protocol: self.protocol,
             kind: FlowKey::POD,
             pad: 0,
+        };
+        if flow.is(Flow::NAT) {
+            if flow.is(Flow::FROM_POD) {
+                (key.local, key.local_port) = (flow.to, flow.to_port);
+            } else {
+                (key.peer, key.peer_port) = (flow.to, flow.to_port);
+            }
         }
+        key
     }
 
     /// What the pod itself sends and gets.
@@ -67,11 +75,17 @@ pub struct Flow {
     pub rule: u32,
     /// With [`Flow::FAST`]: the node's end of the other pod's veth.
     pub to_ifindex: u32,
+    /// With [`Flow::NAT`]: whom the service's scheduler chose, a number in `kr_backends`.
+    pub backend: u32,
+    /// With [`Flow::NAT`]: what is written over the destination of a packet from who began the flow, and over the source of one
+    /// from who answers.
+    pub to: Address,
+    pub to_port: u16,
     /// `Flow::FROM_POD` and the others.
     pub flags: u16,
     /// [`Tcp`]; 0 for other protocols.
     pub state: u8,
-    pub pad: u8,
+    pub pad: [u8; 3],
 }
 
 impl Flow {
@@ -92,6 +106,9 @@ impl Flow {
     /// Handed to the other pod at once, past the stack; see `hooks::fast`. The other direction has an entry of its own, the other
     /// pod's: each sees half of the packets, and tells the other what changes it.
     pub const FAST: u16 = 128;
+    /// With [`Flow::FAST`]: to a service, whose address the packets have on the side of the pod that began it, and the
+    /// backend's on the other.
+    pub const NAT: u16 = 256;
 
     #[inline(always)]
     pub const fn is(&self, flag: u16) -> bool {
@@ -186,7 +203,7 @@ pub enum Want {
     Unasked = 16,
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 40 && size_of::<Flow>() == 32);
+const _: () = assert!(size_of::<FlowKey>() == 40 && size_of::<Flow>() == 56);
 
 /// States of a TCP connection, with the meaning they have in nf_conntrack_proto_tcp.c.
 pub struct Tcp;

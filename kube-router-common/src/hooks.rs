@@ -10,6 +10,7 @@
 //!   network ──> uplink_in ──> stack, IPVS ──> pod_in ──> pod        the client's class before masquerading
 //! ```
 
+mod balance;
 mod entries;
 mod fast;
 mod link;
@@ -20,11 +21,12 @@ mod uplink;
 use core::ops::DerefMut;
 
 pub use self::{
-    pod::{judge_in, judge_out, not_judged, pair_out, pod_in, pod_out},
+    pod::{balance_out, judge_in, judge_out, not_judged, pair_out, pod_in, pod_out},
     uplink::{uplink_in, uplink_out},
 };
 use crate::{
     answer::Answer,
+    balance::{Backend, RingKey, Vip},
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin},
     event::EventHead,
     flow::{Flow, FlowKey},
@@ -81,6 +83,8 @@ pub enum Action {
     Judge,
     /// The flow may take the short way to another pod, whose verdict falls in [`pair_out`].
     Pair,
+    /// A first packet to a service, for which a backend is chosen in [`balance_out`].
+    Balance,
 }
 
 /// Who began a connection, as the sockets in the pod tell.
@@ -128,6 +132,11 @@ pub trait World: Bytes {
     fn prefix(&self, key: &CidrKey) -> Option<Peer>;
     /// Copies the row to its place; false: there is none.
     fn service(&self, key: &ServiceKey, to: &mut Service) -> bool;
+    fn vip(&self, key: &ServiceKey) -> Option<Vip>;
+    fn ring(&self, key: &RingKey) -> Option<u32>;
+    fn backend(&self, backend: u32) -> Option<Backend>;
+    /// The next number of a virtual server's own.
+    fn take_turn(&self, vip: u32) -> u32;
     fn port_class(&self, index: u32) -> u32;
     fn row(&self, key: &PolicyKey) -> Option<PolicyRow>;
 
@@ -162,7 +171,16 @@ pub struct Way {
     pub ifindex: u32,
     /// The pod's end; all zero: not known.
     pub mac: [u8; 6],
-    pub pad: u16,
+    pub port: u16,
+    /// With [`Way::SOURCE`] and [`Way::DESTINATION`]: what is written over one end of the packet.
+    pub address: Address,
+    /// One of these, or 0.
+    pub rewrites: u32,
+}
+
+impl Way {
+    pub const SOURCE: u32 = 1;
+    pub const DESTINATION: u32 = 2;
 }
 
 /// All that is known of the packet at hand. The programs keep it outside of their small stacks, so it is passed around by
@@ -203,6 +221,13 @@ pub struct Case {
     pub from_pod: bool,
     /// There is to be an entry.
     pub is_stateful: bool,
+    /// No backend could be chosen here: IPVS does it.
+    pub is_tried: bool,
+    /// The other end of a flow that is judged, as policies see it: behind a service, the backend.
+    pub far: Address,
+    pub far_port: u16,
+    /// Its number; 0: no service.
+    pub backend: u32,
     /// The table has `key`, as an entry of pod `owner`, which need not be the one at hand. Not said of a live flow.
     pub is_known: bool,
     pub owner: u32,
@@ -234,7 +259,7 @@ impl Case {
     fn begin(&mut self, config: Config, egress: bool) {
         (self.pod, self.class, self.rule) = (0, 0, 0);
         (self.note, self.egress, self.has_ends, self.has_ports, self.is_own) = (0, egress, false, false, false);
-        (self.config, self.way) = (config, Way::default());
+        (self.config, self.way.ifindex, self.is_tried, self.backend) = (config, 0, false, 0);
     }
 
     /// Is some policy about the pod at hand?

@@ -93,12 +93,14 @@ reasons! {
     Elsewhere = 16 "not_this_pod",
     /// The program that was to judge it is not there, or was handed nothing: two agents of different versions were at work.
     Handover = 17 "handover",
+    /// The service has that endpoint no more.
+    BackendGone = 18 "backend_gone",
 }
 
 impl Reason {
     /// Does the sender get an answer? Only where the packet itself was in order.
     pub const fn answers(self) -> bool {
-        matches!(self, Reason::Denied | Reason::Unpublished)
+        matches!(self, Reason::Denied | Reason::Unpublished | Reason::BackendGone)
     }
 
     pub const fn drops(self) -> bool {
@@ -107,7 +109,7 @@ impl Reason {
 }
 
 /// One more than the highest number.
-pub const REASONS: usize = 18;
+pub const REASONS: usize = 19;
 
 #[cfg(test)]
 mod tests {

@@ -79,6 +79,12 @@ pub const fn sh_slot(client: u32, bits: u32) -> u32 {
     hash_32(client, bits)
 }
 
+/// The same, and dh's, among `slots`, a power of two: the upper bits of the hash, without a program's having to count them.
+#[inline(always)]
+pub const fn hashed_slot(key: u32, slots: u32) -> u32 {
+    ((hash_32(key, 32) as u64 * slots as u64) >> 32) as u32
+}
+
 /// dh: the slot among `1 << bits` for the key of the virtual server's address.
 #[inline(always)]
 pub const fn dh_slot(service: u32, bits: u32) -> u32 {

@@ -19,11 +19,12 @@ use std::{
 
 use crate::{
     answer,
+    balance::{Backend, RingKey, Vip},
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount, note},
     event::{BUCKET_ANSWERS, EventHead},
     flow::{ALL_PODS, Flow, FlowKey},
     hooks::{self, Action, Began, Case, Count, Hook, Way, World},
-    packet::{Bytes, ends, ethertype, transport},
+    packet::{Bytes, ends, ethertype, protocol, transport},
     policy::{
         Address, CidrKey, DEFAULT_FLOWS, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service,
         ServiceKey,
@@ -43,6 +44,10 @@ pub struct Tables {
     pub peers: BTreeMap<Address, Peer>,
     pub cidrs: BTreeMap<CidrKey, Peer>,
     pub services: BTreeMap<ServiceKey, Service>,
+    pub vips: BTreeMap<ServiceKey, Vip>,
+    pub rings: BTreeMap<RingKey, u32>,
+    pub backends: BTreeMap<u32, Backend>,
+    pub turns: BTreeMap<u32, u32>,
     pub ports: BTreeMap<u32, u32>,
     pub policy: BTreeMap<PolicyKey, PolicyRow>,
     pub flows: BTreeMap<FlowKey, Flow>,
@@ -76,6 +81,10 @@ impl Default for Tables {
             peers: BTreeMap::new(),
             cidrs: BTreeMap::new(),
             services: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            turns: BTreeMap::new(),
             ports: BTreeMap::new(),
             policy: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -135,13 +144,17 @@ impl Tables {
         };
         let case = &mut Case::default();
         let action = match hook {
-            Hook::PodOut => match hooks::pod_out(&view, case) {
-                Action::Judge => match hooks::judge_out(&view, case) {
-                    Action::Pair => hooks::pair_out(&view, case),
-                    action => action,
-                },
-                action => action,
-            },
+            Hook::PodOut => {
+                let mut action = hooks::pod_out(&view, case);
+                loop {
+                    action = match action {
+                        Action::Judge => hooks::judge_out(&view, case),
+                        Action::Balance => hooks::balance_out(&view, case),
+                        Action::Pair => hooks::pair_out(&view, case),
+                        action => break action,
+                    };
+                }
+            }
             Hook::PodIn => match hooks::pod_in(&view, case) {
                 Action::Judge => hooks::judge_in(&view, case),
                 action => action,
@@ -184,7 +197,43 @@ impl View<'_> {
         if way.mac != [0; 6] {
             bytes[..6].copy_from_slice(&way.mac);
         }
+        if way.rewrites != 0 {
+            self.rewrite(&mut bytes, way);
+        }
         bytes
+    }
+
+    /// As RFC 1624, equation 3 has it, word by word.
+    fn rewrite(&self, bytes: &mut [u8], way: &Way) {
+        let v4 = self.ethertype() == ethertype::IPV4;
+        let Ok(ends) = ends(self, v4) else { return };
+        let Ok(t) = transport(self, &ends) else { return };
+        let is_source = way.rewrites == Way::SOURCE;
+        let length = if v4 { 4 } else { 16 };
+        let first = LINK + if v4 { 12 } else { 8 };
+        let address_at = first + if is_source { 0 } else { length };
+        let ports_at = LINK + t.at as usize;
+        let port_at = ports_at + if is_source { 0 } else { 2 };
+        let check_at = ports_at + if t.protocol == protocol::TCP { 16 } else { 6 };
+        let half = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let has_check = t.protocol == protocol::TCP || half(bytes, check_at) != 0;
+        let mut replace = |at: usize, new: &[u8], checks: &[usize]| {
+            for (word, value) in new.chunks_exact(2).enumerate() {
+                let (from, to) = (half(bytes, at + 2 * word), half(value, 0));
+                for check in checks {
+                    let sum = u32::from(!half(bytes, *check)) + u32::from(!from) + u32::from(to);
+                    let folded = (sum & 0xffff) + (sum >> 16);
+                    let folded = (folded & 0xffff) + (folded >> 16);
+                    bytes[*check..check + 2].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+                }
+                bytes[at + 2 * word..at + 2 * word + 2].copy_from_slice(value);
+            }
+        };
+        let mut checks = Vec::new();
+        checks.extend(v4.then_some(LINK + 10));
+        checks.extend(has_check.then_some(check_at));
+        replace(address_at, &way.address.0[16 - length..], &checks);
+        replace(port_at, &way.port.to_be_bytes(), if has_check { core::slice::from_ref(&check_at) } else { &[] });
     }
 }
 
@@ -325,6 +374,25 @@ impl<'p> World for View<'p> {
         let found = self.tables.borrow().services.get(key).copied();
         *to = found.unwrap_or(*to);
         found.is_some()
+    }
+
+    fn vip(&self, key: &ServiceKey) -> Option<Vip> {
+        self.tables.borrow().vips.get(key).copied()
+    }
+
+    fn ring(&self, key: &RingKey) -> Option<u32> {
+        self.tables.borrow().rings.get(key).copied()
+    }
+
+    fn backend(&self, backend: u32) -> Option<Backend> {
+        self.tables.borrow().backends.get(&backend).copied()
+    }
+
+    fn take_turn(&self, vip: u32) -> u32 {
+        let mut tables = self.tables.borrow_mut();
+        let turn = tables.turns.entry(vip).or_default();
+        *turn = turn.wrapping_add(1);
+        turn.wrapping_sub(1)
     }
 
     fn port_class(&self, index: u32) -> u32 {

@@ -9,12 +9,15 @@ use core::{
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_hdr_start_off::BPF_HDR_START_NET},
+    bindings::{
+        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        bpf_hdr_start_off::BPF_HDR_START_NET,
+    },
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
     helpers::{
-        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer,
-        bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
-        bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
+        bpf_redirect_peer, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     maps::lpm_trie::Key,
     programs::TcContext,
@@ -23,9 +26,9 @@ use kube_router_common::{
     config::RuleCount,
     event::{CAPTURE, Event, EventHead},
     flow::FlowKey,
-    hooks::{Began, Count, Way},
-    packet::halves,
-    policy::{CidrKey, Peer},
+    hooks::{Began, Case, Count, Way},
+    packet::{halves, protocol},
+    policy::{Address, CidrKey, Peer},
 };
 
 /// What begins further on is not looked for in the linear part.
@@ -296,6 +299,18 @@ pub fn add_shared(count: *mut RuleCount, bytes: u64) {
     }
 }
 
+/// The next number, of a counter that all processors share; two of them may now and then get the same one.
+#[inline(always)]
+pub fn take_turn(turns: Option<*mut u32>) -> u32 {
+    let Some(turns) = turns else { return 0 };
+    // SAFETY: as in `add_shared`.
+    unsafe {
+        let turn = turns.read_volatile();
+        atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(turns, 1);
+        turn
+    }
+}
+
 /// A number in a map that all processors share.
 pub struct Shared(*mut i32);
 
@@ -380,11 +395,82 @@ pub fn redirect(ifindex: u32, flags: u64) -> i32 {
     unsafe { bpf_redirect(ifindex, flags) as i32 }
 }
 
+/// Writes another address and port over one end of the packet, and keeps its checksums true. False: half of it may be written.
+#[inline(always)]
+fn rewrite(context: &TcContext, case: &Case) -> bool {
+    const LINK: u32 = 14;
+    const TCP_CHECK: u32 = 16;
+    const UDP_CHECK: u32 = 6;
+    let (skb, way, v4) = (context.skb.skb, &case.way, case.ends.v4);
+    let is_source = way.rewrites == Way::SOURCE;
+    let (before, port, port_at) = if is_source {
+        (&case.ends.source, case.t.source_port, 0)
+    } else {
+        (&case.ends.destination, case.t.destination_port, 2)
+    };
+    let (old, new) = (words(before), words(&way.address));
+    let address_at = LINK
+        + match (v4, is_source) {
+            (true, true) => 12,
+            (true, false) => 16,
+            (false, true) => 8,
+            (false, false) => 24,
+        };
+    let ports_at = LINK.saturating_add(case.t.at);
+    let (check_at, zero_is_none) = if case.t.protocol == protocol::TCP {
+        (ports_at.saturating_add(TCP_CHECK), 0)
+    } else {
+        (ports_at.saturating_add(UDP_CHECK), BPF_F_MARK_MANGLED_0)
+    };
+    let pseudo = u64::from(BPF_F_PSEUDO_HDR | zero_is_none);
+    let (old_port, new_port) = (port.to_be(), way.port.to_be());
+    // SAFETY: helpers check their arguments and read no more than they are told.
+    unsafe {
+        let mut failed = if v4 {
+            let (from, to) = (u64::from(old[3]), u64::from(new[3]));
+            bpf_l3_csum_replace(skb.cast(), LINK + 10, from, to, 4)
+                | bpf_l4_csum_replace(skb.cast(), check_at, from, to, pseudo | 4)
+                | bpf_skb_store_bytes(skb.cast(), address_at, new[3..].as_ptr().cast(), 4, 0)
+        } else {
+            bpf_l4_csum_replace(skb.cast(), check_at, 0, u64::from(difference(&old, &new)), pseudo)
+                | bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, 0)
+        };
+        if old_port != new_port {
+            let flags = u64::from(zero_is_none) | 2;
+            failed |= bpf_l4_csum_replace(skb.cast(), check_at, u64::from(old_port), u64::from(new_port), flags)
+                | bpf_skb_store_bytes(skb.cast(), ports_at.saturating_add(port_at), (&raw const new_port).cast(), 2, 0);
+        }
+        failed == 0
+    }
+}
+
+/// As they lie in a packet.
+#[inline(always)]
+fn words(address: &Address) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.0;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
+}
+
+/// What a checksum grows by when the second takes the first one's place (`csum_partial` of include/net/checksum.h).
+#[inline(always)]
+fn difference(old: &[u32; 4], new: &[u32; 4]) -> u32 {
+    let mut sum = 0_u64;
+    for at in 0..4 {
+        sum += u64::from(!old[at]) + u64::from(new[at]);
+    }
+    let folded = (sum & 0xffff_ffff) + (sum >> 32);
+    (folded + (folded >> 32)) as u32
+}
+
 /// Hands the packet to the pod at the other end of a veth, as if it had come in there: past the bridge, which would have asked
 /// for the pod's hardware address, and past everything that the node's end of the veth has.
 #[inline(always)]
-pub fn deliver(context: &TcContext, way: &Way) -> i32 {
+pub fn deliver(context: &TcContext, case: &Case) -> i32 {
     const PACKET_HOST: u32 = 0;
+    let way = &case.way;
+    if way.rewrites != 0 && !rewrite(context, case) {
+        return TC_ACT_SHOT;
+    }
     let mac = halves(way.mac);
     if mac != [0; 3] && at_hand::<[u16; 3]>(context, 0) != Some(mac) {
         // SAFETY: the helper reads the six bytes.

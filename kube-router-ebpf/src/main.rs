@@ -23,21 +23,28 @@ use aya_ebpf::{
 };
 use kube_router_common::{
     hooks::{self, Action, Case},
-    names::{NO_TAIL, TAIL_ANSWER_BACK, TAIL_ANSWER_IN, TAIL_JUDGE_IN, TAIL_JUDGE_OUT, TAIL_PAIR_OUT},
+    names::{
+        NO_TAIL, TAIL_ANSWER_BACK, TAIL_ANSWER_IN, TAIL_BALANCE_OUT, TAIL_JUDGE_IN, TAIL_JUDGE_OUT, TAIL_PAIR_OUT,
+    },
 };
 
 use crate::view::View;
 
-/// `answer` and `next` are places among the tails.
+/// `answer` and `judge` are places among the tails.
 #[inline(always)]
-fn carry_out(context: &TcContext, case: &Case, action: Action, answer: u32, next: u32) -> i32 {
+fn carry_out(context: &TcContext, case: &Case, action: Action, answer: u32, judge: u32) -> i32 {
     match action {
         Action::Pass => return TC_ACT_UNSPEC,
-        Action::Deliver => return kernel::deliver(context, &case.way),
+        Action::Deliver => return kernel::deliver(context, case),
         Action::Drop => {}
         Action::Reject => kernel::tail_call(context, &maps::TAILS, answer),
-        Action::Judge | Action::Pair => {
-            kernel::tail_call(context, &maps::TAILS, next);
+        Action::Judge | Action::Pair | Action::Balance => {
+            let place = match action {
+                Action::Pair => TAIL_PAIR_OUT,
+                Action::Balance => TAIL_BALANCE_OUT,
+                _ => judge,
+            };
+            kernel::tail_call(context, &maps::TAILS, place);
             hooks::not_judged(&View::of_pod(context), case);
         }
     }
@@ -59,7 +66,16 @@ pub fn kr_pod_out(context: TcContext) -> i32 {
 pub fn kr_judge_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::judge_out(&View::of_pod(&context), case);
-    carry_out(&context, case, action, TAIL_ANSWER_BACK, TAIL_PAIR_OUT)
+    carry_out(&context, case, action, TAIL_ANSWER_BACK, NO_TAIL)
+}
+
+/// Tail of [`kr_judge_out`], the same way.
+#[classifier]
+#[inline(always)]
+pub fn kr_balance_out(context: TcContext) -> i32 {
+    let Some(case) = maps::case() else { return TC_ACT_SHOT };
+    let action = hooks::balance_out(&View::of_pod(&context), case);
+    carry_out(&context, case, action, TAIL_ANSWER_BACK, TAIL_JUDGE_OUT)
 }
 
 /// Tail of [`kr_judge_out`], the same way.
@@ -68,7 +84,7 @@ pub fn kr_judge_out(context: TcContext) -> i32 {
 pub fn kr_pair_out(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::pair_out(&View::of_pod(&context), case);
-    carry_out(&context, case, action, TAIL_ANSWER_BACK, NO_TAIL)
+    carry_out(&context, case, action, TAIL_ANSWER_BACK, TAIL_JUDGE_OUT)
 }
 
 /// What the pod gets: tc egress.

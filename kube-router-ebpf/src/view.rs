@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use kube_router_common::{
     Traffic, answer,
+    balance::{Backend, RingKey, Vip},
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, note},
     event::{BUCKET_ANSWERS, EventHead, Rate},
     flow::{Flow, FlowKey},
@@ -246,6 +247,26 @@ impl<'p> World for View<'p> {
     #[inline(always)]
     fn service(&self, key: &ServiceKey, to: &mut Service) -> bool {
         kernel::with(maps::SERVICES.get_ptr_mut(key), |service| *to = *service).is_some()
+    }
+
+    #[inline(always)]
+    fn vip(&self, key: &ServiceKey) -> Option<Vip> {
+        kernel::get(&maps::VIPS, key)
+    }
+
+    #[inline(always)]
+    fn ring(&self, key: &RingKey) -> Option<u32> {
+        kernel::get(&maps::RINGS, key)
+    }
+
+    #[inline(always)]
+    fn backend(&self, backend: u32) -> Option<Backend> {
+        maps::BACKENDS.get(backend).copied()
+    }
+
+    #[inline(always)]
+    fn take_turn(&self, vip: u32) -> u32 {
+        kernel::take_turn(maps::TURNS.get_ptr_mut(vip))
     }
 
     #[inline(always)]

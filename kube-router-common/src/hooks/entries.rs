@@ -21,6 +21,8 @@ pub(super) enum Found {
     /// The one who answered opens a connection of its own where one lives. It may; but whoever still has that one refuses,
     /// and its entry stays as it is.
     Another,
+    /// Its service does not have the backend any more.
+    Stranded,
     /// The one who began accepts a connection of the other side's: the entry is that one's from now on.
     Accepted,
 }
@@ -63,11 +65,23 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
         return go_on(world, case, flow, from_initiator);
     }
     let opens = protocol == protocol::TCP && Tcp::opens(flags);
-    let is_anew = opens && from_initiator && flow.is(Flow::REFUSED);
+    if flow.is(Flow::FAST) {
+        case.other = case.key.turned(&flow);
+    }
+    // Behind a service a backend is chosen for it.
+    let is_closed = flow.is(Flow::NAT) && matches!(flow.state, Tcp::TIME_WAIT | Tcp::CLOSE);
+    let is_anew = opens && from_initiator && (flow.is(Flow::REFUSED) || is_closed);
     if is_anew || flow.is_over(protocol, now_s) {
-        let may_live = !is_anew && flow.is(Flow::FAST);
+        let is_fast = flow.is(Flow::FAST);
+        let may_live = !is_anew && is_fast;
         drop(flow);
         (case.is_known, case.owner) = (true, owner);
+        if is_anew && is_fast {
+            // Whoever answers this time.
+            fast::forget_other(world, case);
+            forget(world, case);
+            case.is_known = false;
+        }
         if !may_live || !fast::other_lives(world, case) {
             return Found::Nothing;
         }
@@ -90,6 +104,11 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
     let is_free = case.key.kind == FlowKey::POD && !case.is_isolated() && !flow.is(Flow::FAST);
     if anew || (is_old && !is_free) {
         case.flow = *flow;
+        if flow.flags & (Flow::NAT | Flow::FROM_POD) == Flow::NAT | Flow::FROM_POD {
+            (case.far, case.far_port) = (flow.to, flow.to_port);
+        } else {
+            (case.far, case.far_port) = (case.key.peer, case.key.peer_port);
+        }
         (case.is_known, case.owner) = (true, owner);
         return Found::Old;
     }
@@ -106,20 +125,30 @@ fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = 
     flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
     if case.egress && flow.is(Flow::FAST) {
         let changed = before != (flow.flags, flow.state);
-        let to_ifindex = flow.to_ifindex;
+        let (is_nat, backend) = (flow.is(Flow::NAT), flow.backend);
+        fast::read_way(&mut case.way, &flow);
+        if changed {
+            case.other = case.key.turned(&flow);
+        }
         drop(flow);
+        if is_nat && !fast::has_backend(world, backend) {
+            case.way.ifindex = 0;
+            return Found::Stranded;
+        }
         // The stack puts fragments together, and would wait for those that do not come.
         if matches!(case.t.piece, Piece::Whole) {
-            case.way = fast::way(world, to_ifindex);
+            fast::check_way(world, &mut case.way);
+        } else {
+            case.way.ifindex = 0;
         }
-        if changed && case.way.ifindex != 0 {
+        if changed {
             fast::tell_other(world, case, from_initiator);
         }
         return Found::Live;
     }
     // The stack brings a whole packet of a flow on the short way: the half of the pod that sent it is gone, or its interface may
     // take no short way any more. Then this half takes none either.
-    if flow.is(Flow::FAST) && matches!(case.t.piece, Piece::Whole) {
+    if flow.flags & (Flow::FAST | Flow::NAT) == Flow::FAST && matches!(case.t.piece, Piece::Whole) {
         flow.flags &= !Flow::FAST;
     }
     // What is to the pod itself may be balanced to somebody else next.

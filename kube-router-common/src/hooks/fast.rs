@@ -18,9 +18,10 @@ use super::{
     track::ask,
 };
 use crate::{
+    balance::Backend,
     config::{Config, Iface},
     event::{BUCKET_FLOWS, EventHead},
-    flow::{ALL_PODS, Flow, Tcp, Want},
+    flow::{ALL_PODS, Flow, FlowKey, Tcp, Want},
     hooks::Count,
     packet::{Piece, protocol},
     policy::{Endpoint, NOT_ISOLATED, Peer, PodGroups},
@@ -33,33 +34,42 @@ fn direct<W: World>(world: &W, ifindex: u32) -> Option<Iface> {
     published(world, ifindex).filter(|iface| iface.flags & Iface::DIRECT != 0)
 }
 
-/// Where the entry leads, if the pod is still there.
+/// Where the entry leads, and what it makes of a packet.
 #[inline(always)]
-pub(super) fn way<W: World>(world: &W, to_ifindex: u32) -> Way {
-    match direct(world, to_ifindex) {
-        Some(iface) => Way { ifindex: to_ifindex, mac: iface.mac, pad: 0 },
-        None => Way::default(),
+pub(super) fn read_way(way: &mut Way, flow: &Flow) {
+    (way.ifindex, way.rewrites) = (flow.to_ifindex, 0);
+    if flow.is(Flow::NAT) {
+        (way.address, way.port) = (flow.to, flow.to_port);
+        way.rewrites = if flow.is(Flow::FROM_POD) { Way::DESTINATION } else { Way::SOURCE };
     }
 }
 
-/// The key of the other direction's entry, in `case.other`.
+/// Is the pod still there? And does nothing stand there by now: the stack goes on with what it can, but knows no translation.
 #[inline(always)]
-fn turn(case: &mut Case) {
-    case.other = case.key.turned();
+pub(super) fn check_way<W: World>(world: &W, way: &mut Way) {
+    let iface = if way.rewrites != 0 { published(world, way.ifindex) } else { direct(world, way.ifindex) };
+    match iface {
+        Some(iface) => way.mac = iface.mac,
+        None => way.ifindex = 0,
+    }
 }
 
-/// The entry has seen no packet for long: has the other direction's?
+/// Is the backend still one of its service's?
 #[inline(always)]
-pub(super) fn other_lives<W: World>(world: &W, case: &mut Case) -> bool {
-    turn(case);
+pub(super) fn has_backend<W: World>(world: &W, backend: u32) -> bool {
+    world.backend(backend).is_some_and(|backend| backend.has(Backend::LIVE))
+}
+
+/// The entry, whose other direction is `case.other`, has seen no packet for long: has that one's?
+#[inline(always)]
+pub(super) fn other_lives<W: World>(world: &W, case: &Case) -> bool {
     let (protocol, now_s) = (case.t.protocol, case.now_s);
     world.flow(&case.other).is_some_and(|flow| flow.is(Flow::FAST) && !flow.is_over(protocol, now_s))
 }
 
-/// The other direction's entry learns of a packet that changed this one.
+/// The other direction's entry, `case.other`, learns of a packet that changed this one.
 #[inline(always)]
-pub(super) fn tell_other<W: World>(world: &W, case: &mut Case, from_initiator: bool) {
-    turn(case);
+pub(super) fn tell_other<W: World>(world: &W, case: &Case, from_initiator: bool) {
     if let Some(mut flow) = world.flow(&case.other)
         && flow.is(Flow::FAST)
     {
@@ -80,23 +90,36 @@ pub(super) fn may_begin(case: &Case, from_pod: bool) -> bool {
         && matches!(case.t.piece, Piece::Whole)
 }
 
-/// The pod of this node that the packet is for. Nobody's, if the sender's address is not its own: the answers would be another
-/// one's.
+/// The pod of this node behind `case.far`. Nobody's, if the sender's address is not its own: the answers would be another one's.
 #[inline(always)]
-fn other_end<W: World>(world: &W, case: &Case) -> Option<Endpoint> {
-    let end = world.endpoint(&case.key.peer)?;
+pub(super) fn other_end<W: World>(world: &W, case: &Case) -> Option<Endpoint> {
+    let end = world.endpoint(&case.far)?;
     let own = world.endpoint(&case.key.local)?;
-    let is_own = own.pod == case.pod && own.ifindex == world.ifindex() && direct(world, own.ifindex).is_some();
-    let is_there = end.pod != case.pod && direct(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
+    let is_own = own.pod == case.pod && own.ifindex == world.ifindex();
+    let is_there = end.pod != case.pod && published(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
     (is_own && is_there).then_some(end)
+}
+
+/// Does nothing stand between these two interfaces?
+#[inline(always)]
+fn may_meet<W: World>(world: &W, end: &Endpoint) -> bool {
+    direct(world, world.ifindex()).is_some() && direct(world, end.ifindex).is_some()
 }
 
 /// The other pod's verdict, and its entry: the first half of the pair, so that the reply finds it. Returns the interface that
 /// leads there; 0: the packet takes the stack, where the other pod's hook judges it.
 #[inline(always)]
 pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason> {
-    let Some(end) = other_end(world, case) else { return Ok(0) };
-    turn(case);
+    let Some(end) = other_end(world, case).filter(|end| may_meet(world, end)) else { return Ok(0) };
+    case.other = FlowKey {
+        local: case.far,
+        peer: case.key.local,
+        local_port: case.far_port,
+        peer_port: case.key.local_port,
+        protocol: case.key.protocol,
+        kind: FlowKey::POD,
+        pad: 0,
+    };
     let (known, owner) = match world.flow(&case.other) {
         // The stack sorts out what becomes of it.
         Some(flow) if is_of_pod(&flow, end.pod, end.ifindex) && !flow.is_over(case.t.protocol, case.now_s) => {
@@ -111,14 +134,16 @@ pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason>
     }
     let groups = world.groups(end.pod);
     let isolated = groups != PodGroups::default();
-    let verdict = ask(world, case, groups.ingress, peer.class, case.key.peer_port);
+    let verdict = ask(world, case, groups.ingress, peer.class, case.far_port);
     let own = (case.pod, case.class, case.rule);
     (case.pod, case.class, case.rule, case.egress) = (end.pod, peer.class, verdict.rule, false);
     if verdict.allowed {
         let needed = groups.egress != NOT_ISOLATED;
         let kept = (case.is_known, case.owner);
         (case.flow, case.is_known, case.owner) = (Flow::default(), known, owner);
-        case.flow.flags = Flow::FAST | if needed { Flow::NEEDED } else { 0 };
+        case.flow.flags =
+            Flow::FAST | if needed { Flow::NEEDED } else { 0 } | if case.backend != 0 { Flow::NAT } else { 0 };
+        (case.flow.backend, case.flow.to, case.flow.to_port) = (case.backend, case.key.peer, case.key.peer_port);
         (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, end.ifindex, end.pod);
         (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (peer.class, verdict.rule, world.ifindex());
         case.flow.see(case.t.protocol, case.t.flags, true, case.now_s);
@@ -145,10 +170,9 @@ pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason>
     Ok(end.ifindex)
 }
 
-/// One half is not there, or is not to be: neither is the other.
+/// One half is not there, or is not to be: neither is the other, `case.other`.
 #[inline(always)]
-pub(super) fn forget_other<W: World>(world: &W, case: &mut Case) {
-    turn(case);
+pub(super) fn forget_other<W: World>(world: &W, case: &Case) {
     let owner = match world.flow(&case.other) {
         Some(flow) if flow.is(Flow::FAST) => flow.pod,
         _ => return,
@@ -166,11 +190,12 @@ pub(super) fn forget_other<W: World>(world: &W, case: &mut Case) {
 /// 0: it is another pod's by now, and the stack finds out what becomes of the flow.
 #[inline(always)]
 pub(super) fn judge_again<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Result<u32, Reason> {
-    let Some(end) = other_end(world, case).filter(|end| end.ifindex == case.flow.to_ifindex) else { return Ok(0) };
+    let is_free = |end: &Endpoint| case.flow.is(Flow::NAT) || may_meet(world, end);
+    let is_same = |end: &Endpoint| end.ifindex == case.flow.to_ifindex && is_free(end);
+    let Some(end) = other_end(world, case).filter(is_same) else { return Ok(0) };
     let groups = world.groups(end.pod);
     let class = peer_of(world, &case.key.local).class;
-    let (group, port) =
-        if from_pod { (groups.ingress, case.key.peer_port) } else { (groups.egress, case.key.local_port) };
+    let (group, port) = if from_pod { (groups.ingress, case.far_port) } else { (groups.egress, case.key.local_port) };
     let verdict = ask(world, case, group, class, port);
     if groups != PodGroups::default() {
         world.count_rule(verdict.rule);

@@ -52,19 +52,36 @@ pub fn judge_out<W: World>(world: &W, case: &mut Case) -> Action {
     }
     match track::judge_flow(world, case) {
         Ok(Next::Pair) => case.hand_on(Action::Pair),
+        Ok(Next::Balance) => case.hand_on(Action::Balance),
         Ok(_) => leave(world, case, Ok(())),
         Err(reason) => leave(world, case, Err(reason)),
     }
 }
 
-/// Goes on where [`judge_out`] says so.
+/// Goes on where [`judge_out`] says so; if IPVS is to choose, that one does again.
+#[inline(always)]
+pub fn balance_out<W: World>(world: &W, case: &mut Case) -> Action {
+    if !case.take_over() {
+        return not_judged(world, case);
+    }
+    match track::balance(world, case) {
+        Ok(Next::Pair) => case.hand_on(Action::Pair),
+        Ok(_) => case.hand_on(Action::Judge),
+        Err(reason) => leave(world, case, Err(reason)),
+    }
+}
+
+/// Goes on where [`judge_out`] or [`balance_out`] says so.
 #[inline(always)]
 pub fn pair_out<W: World>(world: &W, case: &mut Case) -> Action {
     if !case.take_over() {
         return not_judged(world, case);
     }
-    let paired = track::pair(world, case);
-    leave(world, case, paired)
+    match track::pair(world, case) {
+        Ok(Next::Judge) => case.hand_on(Action::Judge),
+        Ok(_) => leave(world, case, Ok(())),
+        Err(reason) => leave(world, case, Err(reason)),
+    }
 }
 
 /// Nobody goes on where a hook said so.
@@ -105,7 +122,8 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
         return Ok(Next::Done);
     }
     case.groups = world.groups(case.pod);
-    if !case.is_isolated() {
+    let next = follow(world, case)?;
+    if next == Next::Done && case.way.ifindex == 0 && !case.is_isolated() && world.note() == 0 {
         // Who sends is still to be known behind a load balancer that masquerades.
         if let Some(peer) = world.peer(&case.ends.destination)
             && peer.flags & (Peer::NODE | Peer::SERVICE) != 0
@@ -118,7 +136,7 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
             }
         }
     }
-    follow(world, case)
+    Ok(next)
 }
 
 /// Flow and verdict, if policies isolate the pod. The flow alone, where some may come to: it is to be known who began it.

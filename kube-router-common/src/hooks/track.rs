@@ -1,7 +1,7 @@
 //! Flows and verdicts: a live flow passes, anything else is judged.
 
 use super::{
-    Began, Case, World, count,
+    Began, Case, World, balance, count,
     entries::{self, Found, find, forget, keep, may_keep, most_flows, refuse_from_now_on},
     fast, fill, is_balanced, peer_of,
     pod::ingress_class,
@@ -82,6 +82,8 @@ pub(super) enum Next {
     Judge,
     /// [`pair`]
     Pair,
+    /// [`balance`]
+    Balance,
 }
 
 /// A packet of a pod that some policy isolates, or may come to.
@@ -154,6 +156,7 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
             }
             return Ok(Next::Done);
         }
+        Found::Stranded => return Err(Reason::BackendGone),
         Found::Old => {
             case.is_old = true;
             from_pod = case.flow.is(Flow::FROM_POD);
@@ -170,9 +173,10 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
 
 /// Is a flow of a pod that nothing isolates to have an entry? For the policy that may come, or for the short way.
 #[inline(always)]
-fn is_wanted<W: World>(world: &W, case: &Case) -> bool {
-    let may_be_fast = || fast::may_begin(case, case.egress) && world.endpoint(&case.key.peer).is_some();
-    (case.config.has(Config::ALL_FLOWS) || may_be_fast()) && may_keep(world, case)
+fn is_wanted<W: World>(world: &W, case: &mut Case) -> bool {
+    let may_be_fast = fast::may_begin(case, case.egress)
+        && (world.endpoint(&case.key.peer).is_some() || balance::vip(world, case).is_some());
+    (case.config.has(Config::ALL_FLOWS) || may_be_fast) && may_keep(world, case)
 }
 
 /// The first packet of a flow, or of a flow since the policies changed, or any packet of one that they refuse.
@@ -182,6 +186,9 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     // Of TCP alone it can be told that a packet opens nothing.
     let may_be_older = case.t.protocol == protocol::TCP && !Tcp::opens(case.t.flags);
     let mut judged = decide(world, case, from_pod);
+    if judged.pending && judged.allowed && may_balance(world, case, from_pod) {
+        return Ok(Next::Balance);
+    }
     let own = case.is_own || (old && case.flow.is(Flow::OWN));
     judged.allowed |= case.is_allowed || own;
     if own {
@@ -206,6 +213,7 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     }
     let is_plain = !judged.pending && !own && !judged.unsure;
     if !old && is_plain && fast::may_begin(case, from_pod) && world.endpoint(&case.key.peer).is_some() {
+        (case.far, case.far_port) = (case.key.peer, case.key.peer_port);
         return Ok(Next::Pair);
     }
     let is_whole = matches!(case.t.piece, Piece::Whole);
@@ -225,11 +233,11 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     } else {
         0
     };
-    if !old && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
-        return Ok(Next::Done);
-    }
     if (judged.pending || own) && egress {
         note_origin(world, case.pod, &case.key.local);
+    }
+    if !old && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
+        return Ok(Next::Done);
     }
     // The pod speaks first since its peer was judged, of whom it knows the node's address only: the peer's next packet decides.
     if judged.unsure && egress {
@@ -249,9 +257,11 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     let changed = before != (case.flow.is(Flow::REPLIED), case.flow.state);
     if egress && to_ifindex != 0 {
         if is_whole {
-            case.way = fast::way(world, to_ifindex);
+            fast::read_way(&mut case.way, &case.flow);
+            fast::check_way(world, &mut case.way);
         }
         if changed {
+            case.other = case.key.turned(&case.flow);
             fast::tell_other(world, case, from_pod == egress);
         }
     }
@@ -261,22 +271,62 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
 /// The policies let a connection out that may take the short way: what does the other pod's say, and is there room for both
 /// entries? If not for both, the packet takes the stack.
 #[inline(always)]
-pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     let (class, rule) = (case.class, case.rule);
     let to_ifindex = if has_room(world, case) { fast::begin(world, case)? } else { 0 };
+    if to_ifindex == 0 && case.backend != 0 {
+        return Ok(Next::Judge);
+    }
     if to_ifindex == 0 && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
-        return Ok(());
+        return Ok(Next::Done);
     }
     (case.class, case.rule) = (class, rule);
-    let entered = enter(world, case, Flow::FROM_POD, to_ifindex, true);
+    (case.flow.backend, case.flow.to, case.flow.to_port) = (case.backend, case.far, case.far_port);
+    let entered = enter(world, case, Flow::FROM_POD | flag(case.backend != 0, Flow::NAT), to_ifindex, true);
     if to_ifindex != 0 {
         if entered == Ok(true) {
-            case.way = fast::way(world, to_ifindex);
+            fast::read_way(&mut case.way, &case.flow);
+            fast::check_way(world, &mut case.way);
         } else {
             fast::forget_other(world, case);
+            if case.backend != 0 && entered.is_ok() {
+                case.flow = Flow::default();
+                return Ok(Next::Judge);
+            }
         }
     }
-    entered.map(drop)
+    entered.map(|_| Next::Done)
+}
+
+/// May a backend be chosen here for the first packet of a flow to a service?
+#[inline(always)]
+fn may_balance<W: World>(world: &W, case: &mut Case, from_pod: bool) -> bool {
+    !case.is_old && !case.is_tried && fast::may_begin(case, from_pod) && balance::vip(world, case).is_some()
+}
+
+/// A pod calls a service: who answers, and may it? Where that is not found out here, IPVS chooses, and the verdict falls behind it.
+#[inline(always)]
+pub(super) fn balance<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
+    case.is_tried = true;
+    let chosen = balance::vip(world, case).and_then(|vip| balance::choose(world, case, &vip));
+    let Some((id, backend)) = chosen else { return Ok(Next::Judge) };
+    (case.far, case.far_port) = (backend.address, backend.port);
+    if fast::other_end(world, case).is_none() {
+        return Ok(Next::Judge);
+    }
+    let class = peer_of(world, &case.far).class;
+    let verdict = ask(world, case, case.groups.egress, class, case.far_port);
+    (case.class, case.rule, case.backend) = (class, verdict.rule, id);
+    if case.is_isolated() {
+        world.count_rule(verdict.rule);
+    }
+    if !verdict.allowed {
+        return Err(Reason::Denied);
+    }
+    if case.is_isolated() && case.config.has(Config::FLOW_EVENTS) && world.allowed(BUCKET_FLOWS) {
+        world.record(|head| fill(world, case, head, EventHead::FLOW, 0));
+    }
+    Ok(Next::Pair)
 }
 
 #[inline(always)]
@@ -294,8 +344,10 @@ fn enter<W: World>(
     from_initiator: bool,
 ) -> Result<bool, Reason> {
     let needed = needs_entry(case, flags & Flow::FROM_POD != 0);
-    case.flow.flags =
-        (case.flow.flags & Flow::REPLIED) | flags | flag(needed, Flow::NEEDED) | flag(to_ifindex != 0, Flow::FAST);
+    case.flow.flags = (case.flow.flags & (Flow::REPLIED | Flow::NAT))
+        | flags
+        | flag(needed, Flow::NEEDED)
+        | flag(to_ifindex != 0, Flow::FAST);
     (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
     (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (case.class, case.rule, to_ifindex);
     case.flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
@@ -362,6 +414,12 @@ fn decide<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Judged {
         Judged { allowed: true, rule: 0, class: peer.class, pending: false, masqueraded: false, unsure: false };
     let (group, port) = if from_pod {
         // At the node's own address nobody would look behind a load balancer that is gone.
+        if case.flow.is(Flow::NAT) {
+            let class = peer_of(world, &case.far).class;
+            let verdict = ask(world, case, case.groups.egress, class, case.far_port);
+            (judged.class, judged.allowed, judged.rule) = (class, verdict.allowed, verdict.rule);
+            return judged;
+        }
         let was_pending = case.flow.is(Flow::PENDING) && peer.flags & Peer::NODE == 0;
         let (address, port) = (case.key.peer, case.key.peer_port);
         let balanced = is_balanced(world, case, &peer, &address, port);

@@ -1,6 +1,7 @@
 //! What the programs promise, as a list: a sentence, tables, a packet, what is to come of it. The twin is held to it
 //! wherever tests run, the programs where there is a kernel.
 
+mod balanced;
 mod crafted;
 mod flows;
 mod headers;
@@ -304,6 +305,7 @@ pub fn cases(now_s: u32) -> Vec<Case> {
         flows::kept_flows(&mut list, f);
         paths::services(&mut list, f);
         short_way::short_way(&mut list, f);
+        balanced::balanced(&mut list, f);
         paths::full_table(&mut list, f);
         paths::shared_table(&mut list, f);
         headers::headers(&mut list, f);

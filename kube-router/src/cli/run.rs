@@ -38,7 +38,7 @@ use crate::{
     },
     cni::server::{self, CniServer},
     compile::balance::FastPath,
-    config::{Config, FirewallConfig, Source},
+    config::{Config, Fastpath, FirewallConfig, Source},
     desired::VirtualKey,
     objects::ObjectEvent,
     observe::{
@@ -183,7 +183,7 @@ fn reconcile(
     if config.firewall.enabled {
         reconciler = reconciler
             .with_firewall(config.firewall.clone())
-            .with_fast_path(FastPath { on: config.firewall.fast, tables: scheduler_tables() });
+            .with_fast_path(FastPath { on: config.firewall.fastpath != Fastpath::Off, tables: scheduler_tables() });
     }
     let (asker, asks) = server::channel();
     let plugins = match &config.firewall.cni_socket {

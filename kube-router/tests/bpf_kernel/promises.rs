@@ -36,7 +36,7 @@ fn check(ran: &Ran, packet: &Packet, outcome: &kube_router_common::twin::Outcome
     let verdict = match (outcome.action, &outcome.answer) {
         (Action::Pass, _) => PASS,
         (Action::Reject, Some(_)) | (Action::Deliver, _) => REDIRECT,
-        (Action::Drop | Action::Judge | Action::Pair, _) | (Action::Reject, None) => DROP,
+        (Action::Drop | Action::Judge | Action::Pair | Action::Balance, _) | (Action::Reject, None) => DROP,
     };
     if ran.verdict != verdict {
         return Err(format!("verdict {} instead of {verdict}", ran.verdict as i32));

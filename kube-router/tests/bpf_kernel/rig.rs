@@ -248,6 +248,16 @@ impl Rig {
         fill(&maps.cidrs, &tables.cidrs);
         fill(&maps.services, &tables.services);
         fill(&maps.policy, &tables.policy);
+        let balance = self.dataplane.balance();
+        fill(&balance.vips, &tables.vips);
+        fill(&balance.rings, &tables.rings);
+        for backend in self.wrote.backends.keys().chain(tables.backends.keys()) {
+            let row = tables.backends.get(backend).copied().unwrap_or_default();
+            balance.backends.put(backend, &row).expect("backend");
+        }
+        for vip in self.wrote.vips.values().chain(tables.vips.values()) {
+            balance.turns.put(&vip.id, &tables.turns.get(&vip.id).copied().unwrap_or_default()).expect("turn");
+        }
         fill(&maps.flows, &tables.flows);
         // Notes name pods that there are not, too.
         let counted: Vec<u32> = self.flow_counts().into_keys().chain(0..4).collect();

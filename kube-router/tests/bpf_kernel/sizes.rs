@@ -74,7 +74,7 @@ fn another_size_takes_over_what_the_old_tables_hold() {
     assert!(matches!(error, BpfError::Pinned { .. }) && error.to_string().contains("--cleanup-config"), "{error}");
 
     let mut plane = KernelPolicy::open(&base(&pins), large).expect("opens");
-    assert_eq!(versions(&pins), ["v0", "v1"], "the old tables judge until the new ones do");
+    assert_eq!(versions(&pins), ["v0", "v2"], "the old tables judge until the new ones do");
     assert_eq!(plane.observe().expect("tables").tables, before);
     for map in names::MAPS {
         if let Some(size) = Sizes::default().of(map) {
@@ -93,7 +93,7 @@ fn another_size_takes_over_what_the_old_tables_hold() {
     let newer = Flow { last_seen_s: now_s() + 1, ..flow() };
     tables.flows.put(&flow_key(1), &newer).expect("flow");
     plane.settled();
-    assert_eq!(versions(&pins), ["v1"]);
+    assert_eq!(versions(&pins), ["v2"]);
     let tables = plane.dataplane().tables();
     assert_eq!(tables.flows.get(&flow_key(1)).expect("read"), Some(newer), "what goes on is not set back");
     assert!(tables.flows.get(&flow_key(2)).expect("read").is_some(), "UDP too");
@@ -117,7 +117,7 @@ fn what_does_not_fit_is_written_anew() {
     drop(plane);
     // It ended before all was in force, and the next one has yet another size.
     let mut plane = KernelPolicy::open(&base(&pins), entries(&Sizes { flows: 2_048, ..SMALL })).expect("opens");
-    assert_eq!(versions(&pins), ["v0", "v1", "v4294967295"]);
+    assert_eq!(versions(&pins), ["v0", "v2", "v4294967295"]);
     plane.settled();
-    assert_eq!(versions(&pins), ["v1"]);
+    assert_eq!(versions(&pins), ["v2"]);
 }

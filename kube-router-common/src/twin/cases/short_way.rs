@@ -12,7 +12,7 @@ fn free(t: &mut Tables) {
 }
 
 /// A qdisc that shapes what the pod gets, say.
-fn stand_at(t: &mut Tables, ifindex: u32) {
+pub(super) fn stand_at(t: &mut Tables, ifindex: u32) {
     if let Some(iface) = t.ifaces.get_mut(&ifindex) {
         iface.flags &= !Iface::DIRECT;
     }

@@ -155,7 +155,7 @@ mod tests {
             map kr_eps hash key 16 value 16 entries 8192 flags 0x1
             map kr_events ringbuf key 0 value 0 entries 1048576 flags 0x0
             map kr_flow_counts array key 4 value 4 entries 4096 flags 0x0
-            map kr_flows hash key 40 value 32 entries 262144 flags 0x1
+            map kr_flows hash key 40 value 56 entries 262144 flags 0x1
             map kr_frags lru_hash key 40 value 8 entries 4096 flags 0x0
             map kr_ifaces hash key 4 value 16 entries 5120 flags 0x1
             map kr_origins array key 4 value 32 entries 4096 flags 0x0
@@ -166,11 +166,12 @@ mod tests {
             map kr_rings hash key 8 value 4 entries 1048576 flags 0x1
             map kr_rules array key 4 value 16 entries 65536 flags 0x0
             map kr_services hash key 20 value 20 entries 131072 flags 0x1
-            map kr_tails prog_array key 4 value 4 entries 5 flags 0x0
+            map kr_tails prog_array key 4 value 4 entries 6 flags 0x0
             map kr_turns array key 4 value 4 entries 65536 flags 0x0
             map kr_vips hash key 20 value 24 entries 65536 flags 0x1
             program kr_answer_back SchedClassifier licence Dual MIT/GPL
             program kr_answer_in SchedClassifier licence Dual MIT/GPL
+            program kr_balance_out SchedClassifier licence Dual MIT/GPL
             program kr_judge_in SchedClassifier licence Dual MIT/GPL
             program kr_judge_out SchedClassifier licence Dual MIT/GPL
             program kr_pair_out SchedClassifier licence Dual MIT/GPL

@@ -106,7 +106,7 @@ impl Tables {
         let lives = |(key, flow): &(FlowKey, Flow)| flow.is(Flow::FAST) && !flow.is_over(key.protocol, now_s);
         let alive: HashSet<FlowKey> = flows.iter().filter(|row| lives(row)).map(|(key, _)| *key).collect();
         let is_over = |key: &FlowKey, flow: &Flow| {
-            flow.is_over(key.protocol, now_s) && !(flow.is(Flow::FAST) && alive.contains(&key.turned()))
+            flow.is_over(key.protocol, now_s) && !(flow.is(Flow::FAST) && alive.contains(&key.turned(flow)))
         };
         let (mut swept, mut found) = (Swept::default(), BTreeMap::new());
         for (key, flow) in flows {

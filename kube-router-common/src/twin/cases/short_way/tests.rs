@@ -60,7 +60,7 @@ impl Pair {
                     self.tables.flows.extend(before.into_iter().filter(|(_, flow)| own(flow)));
                     self.tables.count_flows();
                 } else if !Tcp::opens(build.transport[13 % build.transport.len()]) {
-                    let flow = self.tables.flows.get(&sent.turned());
+                    let flow = self.tables.flows.get(&sent.turned(&Flow::default()));
                     assert!(flow.is_none_or(|flow| !flow.is(Flow::FAST)), "a half that nobody sends to: {flow:?}");
                 }
                 action
@@ -94,7 +94,7 @@ impl Pair {
     fn expect_twins(&self) -> usize {
         let mut alone = 0;
         for (key, flow) in self.tables.flows.iter().filter(|(_, flow)| flow.is(Flow::FAST)) {
-            let Some(other) = self.tables.flows.get(&key.turned()).filter(|other| other.is(Flow::FAST)) else {
+            let Some(other) = self.tables.flows.get(&key.turned(flow)).filter(|other| other.is(Flow::FAST)) else {
                 alone += 1;
                 continue;
             };

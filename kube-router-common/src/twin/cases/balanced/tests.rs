@@ -1,0 +1,121 @@
+//! Connections through a service, packet by packet. What arrives is compared with a packet that was built with the other
+//! address from the start.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+struct Path {
+    f: Family,
+    tables: Tables,
+}
+
+impl Path {
+    fn new(f: Family) -> Self {
+        let mut tables = tables(1_000_000);
+        serve(&mut tables);
+        Path { f, tables }
+    }
+
+    fn run(&mut self, ifindex: u32, build: Build) -> crate::twin::Outcome {
+        let macs = if ifindex == IF_1 { (MAC_1, MAC_2) } else { (MAC_2, MAC_1) };
+        let bytes = build.with(|b| (b.from_mac, b.to_mac) = macs).bytes();
+        self.tables.run(Hook::PodOut, &Packet { bytes, ifindex, note: 0, mark: 0, checksum: None })
+    }
+
+    /// From the client's port to the service: it arrives at the backend with the backend's address.
+    #[track_caller]
+    fn call(&mut self, port: u16, flags: u8) {
+        let client = (pod_1(self.f), port);
+        let outcome = self.run(IF_1, Build::tcp(client, (service(self.f), 443), flags));
+        let wanted = Build::tcp(client, (pod_2(self.f), 8080), flags).with(|b| (b.from_mac, b.to_mac) = (MAC_1, MAC_2));
+        assert_eq!(outcome.delivered, Some((IF_2, wanted.bytes())), "{:?}", outcome.action);
+        self.expect_twins();
+    }
+
+    /// The other way.
+    #[track_caller]
+    fn answer(&mut self, port: u16, flags: u8) {
+        let client = (pod_1(self.f), port);
+        let outcome = self.run(IF_2, Build::tcp((pod_2(self.f), 8080), client, flags));
+        let wanted =
+            Build::tcp((service(self.f), 443), client, flags).with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1));
+        assert_eq!(outcome.delivered, Some((IF_1, wanted.bytes())), "{:?}", outcome.action);
+        self.expect_twins();
+    }
+
+    #[track_caller]
+    fn expect_twins(&self) {
+        for (key, flow) in &self.tables.flows {
+            let other = &self.tables.flows[&key.turned(flow)];
+            assert_eq!(key.turned(flow).turned(other), *key);
+            assert_eq!((flow.state, flow.is(Flow::REPLIED)), (other.state, other.is(Flow::REPLIED)));
+            assert_eq!((flow.backend, flow.to_ifindex, flow.ifindex), (other.backend, other.ifindex, other.to_ifindex));
+        }
+    }
+}
+
+const FIN_ACK: u8 = Tcp::FIN | ACK;
+
+#[test]
+fn both_ends_of_a_connection_see_the_addresses_that_they_know() {
+    for f in Family::BOTH {
+        let mut path = Path::new(f);
+        path.call(4000, SYN);
+        path.call(4000, SYN);
+        path.answer(4000, SYN | ACK);
+        path.call(4000, ACK);
+        // Policies change meanwhile.
+        path.tables.config.generation += 1;
+        path.call(4000, ACK);
+        path.answer(4000, ACK);
+        path.answer(4000, FIN_ACK);
+        path.call(4000, FIN_ACK);
+        path.answer(4000, ACK);
+        let states: Vec<_> = path.tables.flows.values().map(|flow| Tcp::name(flow.state)).collect();
+        assert_eq!(states, ["time-wait"; 2]);
+        // The port is used again: a connection of its own.
+        path.call(4000, SYN);
+        let states: Vec<_> = path.tables.flows.values().map(|flow| Tcp::name(flow.state)).collect();
+        assert_eq!(states, ["syn-sent"; 2]);
+    }
+}
+
+/// The backend's socket could not tell the two apart.
+#[test]
+fn a_connection_to_the_backend_itself_is_not_mixed_up_with_one_through_the_service() {
+    for f in Family::BOTH {
+        let mut path = Path::new(f);
+        let (client, by) = ((pod_1(f), 4000), (pod_2(f), 8080));
+        assert_eq!(path.run(IF_1, Build::tcp(client, by, SYN)).action, Action::Deliver);
+        let outcome = path.run(IF_1, Build::tcp(client, (service(f), 443), SYN));
+        assert_eq!(outcome.action, Action::Pass, "IPVS is to know what to do");
+        assert_eq!(path.tables.flows.len(), 2);
+        let answer = path.run(IF_2, Build::tcp(by, client, SYN | ACK));
+        let wanted = Build::tcp(by, client, SYN | ACK).with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1)).bytes();
+        assert_eq!(answer.delivered, Some((IF_1, wanted)));
+    }
+}
+
+#[test]
+fn turns_are_taken() {
+    for f in Family::BOTH {
+        let mut path = Path::new(f);
+        let more = u32::from(f == Family::V6);
+        let first = path.tables.backends[&(BACKEND + more)];
+        for port in 1..=4_u16 {
+            let id = 20 + u32::from(port);
+            path.tables.backends.insert(id + more, Backend { port: 8080 + port, ..first });
+        }
+        serve_by(&mut path.tables, f, Vip::RR, &[21, 22, 23, 24]);
+        let mut chosen = BTreeMap::<u32, u32>::new();
+        for port in 0..100 {
+            let outcome = path.run(IF_1, Build::tcp((pod_1(f), 4000 + port), (service(f), 443), SYN));
+            assert_eq!(outcome.action, Action::Deliver);
+        }
+        for flow in path.tables.flows.values().filter(|flow| flow.is(Flow::FROM_POD)) {
+            *chosen.entry(flow.backend - more).or_default() += 1;
+        }
+        assert_eq!(chosen, BTreeMap::from([21, 22, 23, 24].map(|id| (id, 25))));
+    }
+}
