@@ -12,6 +12,7 @@ use super::{
     PlaneError, SysctlPlane,
 };
 use crate::{
+    compile::rings::DestinationList,
     desired::{Destination, Sysctl, VirtualKey},
     nl::{NlError, Refusal},
     plan::{FirewallOp, IpvsOp, NetOp, Observed, ObservedFirewall, ObservedIpvs, ObservedNet, Stage, UdpFlow},
@@ -69,7 +70,13 @@ impl FakeKernel {
             state.broken_observations -= 1;
             return Err(broken(libc::ENOBUFS));
         }
-        Ok(state.kernel.clone())
+        let mut observed = state.kernel.clone();
+        for list in observed.ipvs.lists.values_mut() {
+            // A dump tells less than the kernel knows.
+            let dump = list.as_slice().iter().map(|listed| (listed.destination, listed.weight));
+            *list = DestinationList::from_dump(dump);
+        }
+        Ok(observed)
     }
 
     fn each<T: Clone>(

@@ -80,6 +80,14 @@ impl DestinationList {
         self.0.retain(|listed| listed.destination != destination);
     }
 
+    /// Takes over last weights that a dump does not tell, if it tells of the destinations what `before` says.
+    pub fn remember(&mut self, before: &DestinationList) {
+        let told = |listed: &Listed| (listed.destination, listed.weight);
+        if self.0.iter().map(told).eq(before.0.iter().map(told)) {
+            self.clone_from(before);
+        }
+    }
+
     pub fn as_slice(&self) -> &[Listed] {
         &self.0
     }

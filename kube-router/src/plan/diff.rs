@@ -17,6 +17,7 @@ pub struct Builder<'a> {
     add_elements: BTreeSet<(u8, SetElement)>,
     ipvs_make: Vec<IpvsOp>,
     ipvs_add: Vec<IpvsOp>,
+    ipvs_close: Vec<IpvsOp>,
     net_add: Vec<NetOp>,
     shut_elements: BTreeSet<SetElement>,
     ipvs_delete: Vec<IpvsOp>,
@@ -35,6 +36,7 @@ impl<'a> Builder<'a> {
             add_elements: BTreeSet::new(),
             ipvs_make: Vec::new(),
             ipvs_add: Vec::new(),
+            ipvs_close: Vec::new(),
             net_add: Vec::new(),
             shut_elements: BTreeSet::new(),
             ipvs_delete: Vec::new(),
@@ -116,11 +118,11 @@ impl<'a> Builder<'a> {
             match self.guard.drained {
                 Some(drained) if !drained.contains(&(key, *destination)) => {
                     if *weight != 0 {
-                        self.ipvs_add.push(IpvsOp::EditDestination { key, destination: *destination, weight: 0 });
+                        self.ipvs_close.push(IpvsOp::EditDestination { key, destination: *destination, weight: 0 });
                     }
                 }
                 _ => {
-                    self.ipvs_add.push(IpvsOp::DeleteDestination { key, destination: *destination });
+                    self.ipvs_close.push(IpvsOp::DeleteDestination { key, destination: *destination });
                     self.flush(&key, std::iter::once(*destination));
                 }
             }
@@ -221,6 +223,7 @@ impl<'a> Builder<'a> {
             Stage::Firewall(opening),
             Stage::Ipvs(self.ipvs_make),
             Stage::Ipvs(self.ipvs_add),
+            Stage::Ipvs(self.ipvs_close),
             Stage::Net(self.net_add),
             Stage::Firewall(shut),
             Stage::Ipvs(self.ipvs_delete),

@@ -9,8 +9,8 @@
 //!
 //! So every prefix of a plan is safe: an address is never asked before its virtual server answers, and what is being
 //! removed is shut before it is taken apart. New virtual servers are a stage of their own: policy's rows stand before one
-//! of them has a destination (`reconcile/policy/answering.rs`). Inside a virtual server new destinations come before old
-//! ones go.
+//! of them has a destination (`reconcile/policy/answering.rs`). New destinations come before old ones go, and what goes is a stage,
+//! too: whoever chooses beside IPVS can let go of a destination before it does.
 
 pub mod adopt;
 mod diff;

@@ -25,6 +25,7 @@ impl ObservedIpvs {
                     return Err(EEXIST);
                 }
                 self.servers.insert(*key, Virtual { destinations: Default::default(), ..server.clone() });
+                self.lists.insert(*key, Default::default());
             }
             IpvsOp::EditServer { key, server } => {
                 let known = self.servers.get_mut(key).ok_or(ESRCH)?;
@@ -34,6 +35,7 @@ impl ObservedIpvs {
             }
             IpvsOp::DeleteServer { key } => {
                 self.servers.remove(key).ok_or(ESRCH)?;
+                self.lists.remove(key);
             }
             IpvsOp::DeleteMarkServer { mark, ipv6 } => {
                 if !self.marks.remove(&(*mark, *ipv6)) {
@@ -46,14 +48,17 @@ impl ObservedIpvs {
                     return Err(EEXIST);
                 }
                 known.destinations.insert(*destination, *weight);
+                self.lists.entry(*key).or_default().add(*destination, *weight);
             }
             IpvsOp::EditDestination { key, destination, weight } => {
                 let known = self.servers.get_mut(key).ok_or(ESRCH)?;
                 *known.destinations.get_mut(destination).ok_or(ENOENT)? = *weight;
+                self.lists.entry(*key).or_default().edit(*destination, *weight);
             }
             IpvsOp::DeleteDestination { key, destination } => {
                 let known = self.servers.get_mut(key).ok_or(ESRCH)?;
                 known.destinations.remove(destination).ok_or(ENOENT)?;
+                self.lists.entry(*key).or_default().delete(*destination);
             }
         }
         Ok(())

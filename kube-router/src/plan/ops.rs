@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::desired::{Destination, Ruleset, SetElement, Virtual, VirtualKey};
+use crate::{
+    compile::rings::DestinationList,
+    desired::{Destination, Ruleset, SetElement, Virtual, VirtualKey},
+};
 
 /// Orders to IPVS. Every one is a single netlink request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub enum IpvsOp {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedIpvs {
     pub servers: BTreeMap<VirtualKey, Virtual>,
+    /// The destinations of each in the kernel's order.
+    pub lists: BTreeMap<VirtualKey, DestinationList>,
     /// Virtual servers bound to a firewall mark: (mark, is IPv6).
     pub marks: BTreeSet<(u32, bool)>,
 }

@@ -84,9 +84,13 @@ pub fn expected(ops: &[IpvsOp]) -> ObservedIpvs {
     let mut observed = ObservedIpvs::default();
     for op in ops {
         match op {
-            IpvsOp::AddServer { key, server } => drop(observed.servers.insert(*key, server.clone())),
+            IpvsOp::AddServer { key, server } => {
+                observed.servers.insert(*key, server.clone());
+                observed.lists.insert(*key, Default::default());
+            }
             IpvsOp::AddDestination { key, destination, weight } => {
                 observed.servers.get_mut(key).unwrap().destinations.insert(*destination, *weight);
+                observed.lists.get_mut(key).unwrap().add(*destination, *weight);
             }
             other => panic!("not an addition: {other:?}"),
         }

@@ -24,6 +24,7 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 
 use crate::{
     apply::{Connections, Failures, IpvsPlane, IpvsTimeouts, OpFailure, PlaneError, ServerStats},
+    compile::rings::DestinationList,
     desired::{Destination, Virtual, VirtualKey},
     nl::{Batch, NlError, Socket},
     plan::{IpvsOp, ObservedIpvs},
@@ -113,17 +114,16 @@ impl Ipvs {
         })
     }
 
-    /// Reads one virtual server's destinations; none if there is no such server.
+    /// Reads one virtual server's destinations in the kernel's order; none if there is no such server.
     fn list_destinations<V>(
         &mut self,
         key: &VirtualKey,
         decode: impl Fn(&[u8]) -> Result<(Destination, V), NlError>,
-    ) -> Result<BTreeMap<Destination, V>, PlaneError> {
+    ) -> Result<Vec<(Destination, V)>, PlaneError> {
         self.exchange("list of IPVS destinations", |ipvs, family| {
             let body = |bytes: &mut Vec<u8>| wire::encode_list_destinations(bytes, key);
-            ipvs.short_lists.dump(family, 0, body, |all: &mut BTreeMap<_, _>, _, payload| {
-                let (destination, value) = decode(payload)?;
-                all.insert(destination, value);
+            ipvs.short_lists.dump(family, 0, body, |all: &mut Vec<_>, _, payload| {
+                all.push(decode(payload)?);
                 Ok(())
             })
         })
@@ -155,7 +155,9 @@ impl IpvsPlane for Ipvs {
             Ok(())
         })?;
         for (key, Virtual { destinations, .. }) in &mut observed.servers {
-            *destinations = self.list_destinations(key, decode::decode_destination)?;
+            let list = self.list_destinations(key, decode::decode_destination)?;
+            *destinations = list.iter().copied().collect();
+            observed.lists.insert(*key, DestinationList::from_dump(list));
         }
         Ok(observed)
     }
@@ -186,7 +188,7 @@ impl IpvsPlane for Ipvs {
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<BTreeMap<Destination, Connections>, PlaneError> {
-        self.list_destinations(server, decode::decode_connections)
+        Ok(self.list_destinations(server, decode::decode_connections)?.into_iter().collect())
     }
 
     fn set_timeouts(&mut self, timeouts: IpvsTimeouts) -> Result<(), PlaneError> {
