@@ -13,6 +13,7 @@
 extern crate std;
 
 pub mod answer;
+pub mod balance;
 pub mod config;
 pub mod event;
 pub mod flow;

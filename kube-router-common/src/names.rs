@@ -15,6 +15,16 @@ pub const PEERS: &str = "kr_peers";
 pub const CIDRS: &str = "kr_cidrs";
 /// Hash: [`crate::policy::ServiceKey`] to [`crate::policy::Service`].
 pub const SERVICES: &str = "kr_services";
+/// Hash: [`crate::policy::ServiceKey`] to [`crate::balance::Vip`].
+pub const VIPS: &str = "kr_vips";
+/// Hash: [`crate::balance::RingKey`] to the number of a backend.
+pub const RINGS: &str = "kr_rings";
+/// Array: number of a backend to [`crate::balance::Backend`].
+pub const BACKENDS: &str = "kr_backends";
+/// Array: number of a backend to its active connections, an `i32`.
+pub const ACTIVES: &str = "kr_actives";
+/// Array: number of a virtual server to turns taken, a `u32`.
+pub const TURNS: &str = "kr_turns";
 /// Array: [`crate::policy::port_index`] to port class.
 pub const PORTS: &str = "kr_ports";
 /// Hash: [`crate::policy::PolicyKey`] to [`crate::policy::PolicyRow`].
@@ -43,13 +53,18 @@ pub const TAILS: &str = "kr_tails";
 /// Per-CPU array: the packet at hand, [`crate::hooks::Case`]. The programs' own.
 pub const CASE: &str = "kr_case";
 
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 24] = [
     ENDPOINTS,
     PODS,
     IFACES,
     PEERS,
     CIDRS,
     SERVICES,
+    VIPS,
+    RINGS,
+    BACKENDS,
+    ACTIVES,
+    TURNS,
     PORTS,
     POLICY,
     RULES,

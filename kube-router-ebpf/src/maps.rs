@@ -1,4 +1,4 @@
-//! The maps. What they mean is said by `kube_router_common::{policy, config, flow, event}`.
+//! The maps. What they mean is said by `kube_router_common::{policy, balance, config, flow, event}`.
 //!
 //! Large tables are allocated entry by entry (BPF_F_NO_PREALLOC): a small cluster does not pay for the largest.
 
@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use kube_router_common::{
     Traffic,
+    balance::{Backend, MAX_BACKENDS, MAX_SLOTS, MAX_VIPS, RingKey, Vip},
     config::{Config, DEFAULT_FRAGS, DEFAULT_IFACES, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount},
     event::{BUCKETS as BUCKET_COUNT, Bucket, Event, RING_BYTES},
     flow::{Flow, FlowKey},
@@ -38,6 +39,17 @@ pub static PEERS: HashMap<Address, Peer, { DEFAULT_PEERS as usize }, SPARSE> = H
 pub static CIDRS: LpmTrie<[u8; 20], Peer, { DEFAULT_CIDRS as usize }> = LpmTrie::new();
 #[btf_map(name = "kr_services")]
 pub static SERVICES: HashMap<ServiceKey, Service, { DEFAULT_SERVICES as usize }, SPARSE> = HashMap::new();
+#[btf_map(name = "kr_vips")]
+pub static VIPS: HashMap<ServiceKey, Vip, { MAX_VIPS as usize }, SPARSE> = HashMap::new();
+#[btf_map(name = "kr_rings")]
+pub static RINGS: HashMap<RingKey, u32, { MAX_SLOTS as usize }, SPARSE> = HashMap::new();
+#[btf_map(name = "kr_backends")]
+pub static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+/// Added to by all processors.
+#[btf_map(name = "kr_actives")]
+pub static ACTIVES: Array<i32, { MAX_BACKENDS as usize }> = Array::new();
+#[btf_map(name = "kr_turns")]
+pub static TURNS: Array<u32, { MAX_VIPS as usize }> = Array::new();
 #[btf_map(name = "kr_ports")]
 pub static PORTS: Array<u32, { PORT_ENTRIES as usize }> = Array::new();
 #[btf_map(name = "kr_policy")]

@@ -5,7 +5,10 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 use super::{PlaneError, PolicyPlane};
 use crate::{
     compile::links::{Links, PodLink},
-    plan::enforcement::{ObservedPolicy, PolicyOrder},
+    plan::{
+        balance::{BalanceOrder, ObservedBalance},
+        enforcement::{ObservedPolicy, PolicyOrder},
+    },
 };
 
 #[derive(Debug, Default)]
@@ -19,6 +22,11 @@ pub struct FakePolicyState {
     pub faults: BTreeMap<usize, i32>,
     pub broken_observations: usize,
     pub settled: usize,
+    pub balance: ObservedBalance,
+    /// Orders to the fast path's tables that were carried out.
+    pub balance_log: Vec<BalanceOrder>,
+    /// The n-th of them fails after so many of its rows.
+    pub balance_faults: BTreeMap<usize, usize>,
 }
 
 /// A handle; clones share the kernel.
@@ -57,6 +65,24 @@ impl PolicyPlane for FakePolicy {
             }
             state.kernel.carry_out(order);
             state.log.push(order.clone());
+        }
+        (orders.len(), Ok(()))
+    }
+
+    fn observe_balance(&mut self) -> Result<ObservedBalance, PlaneError> {
+        Ok(self.0.borrow().balance.clone())
+    }
+
+    fn balance(&mut self, orders: &[BalanceOrder]) -> (usize, Result<(), PlaneError>) {
+        let mut state = self.0.borrow_mut();
+        for (done, order) in orders.iter().enumerate() {
+            let number = state.balance_log.len();
+            if let Some(rows) = state.balance_faults.remove(&number) {
+                state.balance.tables.carry_out_partly(order, rows);
+                return (done, Err(broken(libc::ENOMEM)));
+            }
+            state.balance.tables.carry_out(order);
+            state.balance_log.push(order.clone());
         }
         (orders.len(), Ok(()))
     }

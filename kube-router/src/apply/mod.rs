@@ -22,6 +22,7 @@ use crate::{
     compile::links::{Links, PodLink},
     desired::{Destination, Sysctl, VirtualKey},
     nl::{NlError, Refusal},
+    plan::balance::{BalanceOrder, ObservedBalance},
     plan::enforcement::{ObservedPolicy, PolicyOrder},
     plan::{FirewallOp, IpvsOp, NetOp, ObservedFirewall, ObservedIpvs, ObservedNet, UdpFlow},
 };
@@ -116,6 +117,10 @@ pub trait PolicyPlane {
     fn link(&mut self, index: u32) -> Result<Option<PodLink>, PlaneError>;
     /// Carries the orders out until one fails: returns how many were, and why it ended.
     fn apply(&mut self, orders: &[PolicyOrder]) -> (usize, Result<(), PlaneError>);
+    /// The tables of the service fast path.
+    fn observe_balance(&mut self) -> Result<ObservedBalance, PlaneError>;
+    /// As [`PolicyPlane::apply`].
+    fn balance(&mut self, orders: &[BalanceOrder]) -> (usize, Result<(), PlaneError>);
     /// Everything is in force for the first time: what an older agent needed may go.
     fn settled(&mut self);
 }

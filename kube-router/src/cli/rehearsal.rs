@@ -49,8 +49,9 @@ impl Rehearsal {
                         self.reconciler.handle_connections(&server, counts.as_ref(), self.now_ms);
                     }
                 }
-                // Policy is rehearsed by nobody yet: the reconciler was not told of it.
+                // Policy and the fast path are rehearsed by nobody yet: the reconciler was not told of them.
                 Command::ObservePolicy | Command::ApplyPolicy(_) | Command::PolicySettled => break,
+                Command::ObserveBalance | Command::ApplyBalance(_) => break,
                 Command::Wait { .. } | Command::GiveUp { .. } => break,
             }
         }

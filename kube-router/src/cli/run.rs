@@ -8,9 +8,16 @@
 //!
 //! SIGTERM and SIGINT end the agent and leave the dataplane as it is.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
+use kube_router_common::schedule;
 use tokio::{
     io::unix::AsyncFd,
     runtime::Builder,
@@ -30,6 +37,7 @@ use crate::{
         sysctl::ProcSysctl,
     },
     cni::server::{self, CniServer},
+    compile::balance::FastPath,
     config::{Config, FirewallConfig, Source},
     desired::VirtualKey,
     objects::ObjectEvent,
@@ -46,7 +54,7 @@ use crate::{
         Reconciler,
         driver::{DriveError, Driver, Inputs, Outputs, Planes},
     },
-    sys::{bpffs, clock},
+    sys::{bpffs, clock, kernel_config},
     watch as sources,
     watch::recorded::Recorder,
 };
@@ -173,7 +181,9 @@ fn reconcile(
     let mut reconciler =
         Reconciler::new(config.proxy.clone(), &config.node_name, config.cache_sync_timeout, clock::uptime_ms());
     if config.firewall.enabled {
-        reconciler = reconciler.with_firewall(config.firewall.clone());
+        reconciler = reconciler
+            .with_firewall(config.firewall.clone())
+            .with_fast_path(FastPath { on: config.firewall.fast, tables: scheduler_tables() });
     }
     let (asker, asks) = server::channel();
     let plugins = match &config.firewall.cni_socket {
@@ -202,6 +212,16 @@ fn reconcile(
     drop(sweeper);
     vigil.end();
     result.map_err(|DriveError::CacheSyncTimeout(_)| super::no_view_in_time(config))
+}
+
+/// Of the running kernel. In a container its configuration may not be in sight, unless it is in /proc.
+fn scheduler_tables() -> Option<schedule::Tables> {
+    let uname = nix::sys::utsname::uname().ok()?;
+    let tables = kernel_config::ipvs_tables(Path::new("/"), &uname.release().to_string_lossy());
+    if tables.is_none() {
+        info!("the kernel's configuration cannot be read: services with sh, dh and mh stay on IPVS");
+    }
+    tables
 }
 
 /// Says when the host's addresses change. Without it the periodic pass still notices.

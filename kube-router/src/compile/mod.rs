@@ -5,6 +5,7 @@
 //! event is the size of what it touches. One bad field never hides the rest: it becomes a [`Problem`].
 
 mod addresses;
+pub mod balance;
 pub mod endpoints;
 pub mod interfaces;
 pub mod links;

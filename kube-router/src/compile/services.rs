@@ -23,7 +23,9 @@ use super::{
 use crate::{
     config::ProxyConfig,
     desired::{Frontend, Hairpin, Origin, ServiceState, Virtual, VirtualKey},
-    objects::{EndpointSlice, Kind, Service, ServicePort, ServiceType, TrafficPolicy, annotations},
+    objects::{
+        EndpointSlice, Kind, Service, ServicePort, ServiceType, TrafficPolicy, annotations, annotations::Fastpath,
+    },
 };
 
 /// The value of label service.kubernetes.io/service-proxy-name that means us.
@@ -66,6 +68,7 @@ struct Compiler<'a> {
     config: &'a ProxyConfig,
     /// Attributes shared by all of the service's virtual servers.
     template: Virtual,
+    fast: bool,
     cluster_addresses: Vec<IpAddr>,
     external_addresses: Vec<(Origin, IpAddr)>,
     state: ServiceState,
@@ -80,6 +83,7 @@ impl<'a> Compiler<'a> {
             node,
             config,
             template: Virtual::default(),
+            fast: true,
             cluster_addresses: Vec::new(),
             external_addresses: Vec::new(),
             state: ServiceState { created_s: service.created_s, ..ServiceState::default() },
@@ -126,6 +130,12 @@ impl<'a> Compiler<'a> {
             self.problem(reason, text);
         }
         self.template = Virtual { scheduler, sched_flags, persistence_s, destinations: BTreeMap::new() };
+        self.fast = service.annotations.fastpath != Fastpath::Refused;
+        if service.annotations.fastpath == Fastpath::Unclear {
+            let text =
+                format!("annotation {} is neither \"true\" nor \"false\", and is ignored", annotations::FASTPATH);
+            self.problem("UnknownFastpath", text);
+        }
         self.collect_external_addresses();
         true
     }
@@ -250,7 +260,7 @@ impl<'a> Compiler<'a> {
         let key = VirtualKey { address, protocol: port.protocol, port: number };
         let server =
             Virtual { destinations: destinations.into_iter().map(|d| (d, 1)).collect(), ..self.template.clone() };
-        let frontend = Frontend { origin, port_name: port.name.clone(), server };
+        let frontend = Frontend { origin, port_name: port.name.clone(), fast: self.fast, server };
         if origin != Origin::NodePort && !self.node.is_host_address(address) {
             self.state.vips.insert(address);
         }

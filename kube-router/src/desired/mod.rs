@@ -3,6 +3,7 @@
 //! One [`ServiceState`] per Service comes from the compiler. [`Table`] keeps them all, decides who wins a disputed
 //! address, and answers for one key at a time, so that an event costs what it touches.
 
+pub mod balance;
 pub mod firewall;
 pub mod interfaces;
 pub mod ipvs;
@@ -54,6 +55,8 @@ pub struct Frontend {
     pub origin: Origin,
     /// `spec.ports[].name`.
     pub port_name: Box<str>,
+    /// The Service has nothing against the fast path.
+    pub fast: bool,
     pub server: Virtual,
 }
 

@@ -17,6 +17,7 @@ pub const HAIRPIN: &str = "kube-router.io/service.hairpin";
 pub const HAIRPIN_EXTERNAL_IPS: &str = "kube-router.io/service.hairpin.externalips";
 pub const LOCAL: &str = "kube-router.io/service.local";
 pub const SKIP_LB_IPS: &str = "kube-router.io/service.skiplbips";
+pub const FASTPATH: &str = "kube-router.io/service.fastpath";
 pub const NODE_POD_CIDR: &str = "kube-router.io/pod-cidr";
 pub const NODE_POD_CIDRS: &str = "kube-router.io/pod-cidrs";
 /// The node annotations that are read. Others are not even kept: some hold BGP passwords, which must not reach a
@@ -51,6 +52,20 @@ pub struct ServiceAnnotations {
     pub local: bool,
     /// Presence.
     pub skip_lb_ips: bool,
+    #[serde(default)]
+    pub fastpath: Fastpath,
+}
+
+/// What a Service says of the fast path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fastpath {
+    /// Nothing, or "true".
+    #[default]
+    Wanted,
+    /// Exactly "false".
+    Refused,
+    /// Something else.
+    Unclear,
 }
 
 impl ServiceAnnotations {
@@ -65,6 +80,11 @@ impl ServiceAnnotations {
             hairpin_external_ips: present(HAIRPIN_EXTERNAL_IPS),
             local: annotations.get(LOCAL).is_some_and(|value| value == "true"),
             skip_lb_ips: present(SKIP_LB_IPS),
+            fastpath: match annotations.get(FASTPATH).map(String::as_str) {
+                None | Some("true") => Fastpath::Wanted,
+                Some("false") => Fastpath::Refused,
+                Some(_) => Fastpath::Unclear,
+            },
         }
     }
 }

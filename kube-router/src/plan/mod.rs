@@ -10,12 +10,14 @@
 //! So every prefix of a plan is safe: an address is never asked before its virtual server answers, and what is being
 //! removed is shut before it is taken apart. New virtual servers are a stage of their own: policy's rows stand before one
 //! of them has a destination (`reconcile/policy/answering.rs`). New destinations come before old ones go, and what goes is a stage,
-//! too: whoever chooses beside IPVS can let go of a destination before it does.
+//! too: the fast path lets go of a destination before IPVS does (`reconcile/balance.rs`).
 
 pub mod adopt;
+pub mod balance;
 mod diff;
 pub mod enforcement;
 pub mod model;
+pub mod numbers;
 mod ops;
 pub mod policy;
 mod spared;

@@ -49,6 +49,21 @@ pub enum IpvsOp {
     },
 }
 
+impl IpvsOp {
+    /// The virtual server that it is about; none for one that is bound to a mark.
+    pub fn key(&self) -> Option<&VirtualKey> {
+        match self {
+            IpvsOp::AddServer { key, .. }
+            | IpvsOp::EditServer { key, .. }
+            | IpvsOp::DeleteServer { key }
+            | IpvsOp::AddDestination { key, .. }
+            | IpvsOp::EditDestination { key, .. }
+            | IpvsOp::DeleteDestination { key, .. } => Some(key),
+            IpvsOp::DeleteMarkServer { .. } => None,
+        }
+    }
+}
+
 /// All of IPVS in this network namespace.
 ///
 /// What we never ask for reads as a value that equals nothing we ask for: an unknown scheduler, one-packet scheduling

@@ -34,8 +34,7 @@ use crate::{
         Metrics, Plane, PolicyQuery, Pulse, Query,
         monitor::{Broadcaster, Seen},
     },
-    plan::enforcement::PolicyOrder,
-    plan::{Observed, Stage},
+    plan::{Observed, Stage, balance::BalanceOrder, enforcement::PolicyOrder},
     sys::{clock, memory},
 };
 
@@ -286,6 +285,18 @@ impl Driver {
                     let (done, result) = self.apply_policy(&orders);
                     self.reconciler.handle_policy_applied(done, result, clock::uptime_ms());
                 }
+                Command::ObserveBalance => {
+                    let result = self.on_policy(|plane| plane.observe_balance());
+                    let result = self.noted(Plane::Policy, result);
+                    // Arrays are read whole.
+                    self.churn += GIVE_BACK_AFTER;
+                    self.reconciler.handle_balance_observed(result, clock::uptime_ms());
+                }
+                Command::ApplyBalance(orders) => {
+                    self.alive();
+                    let (done, result) = self.balance(&orders);
+                    self.reconciler.handle_balance_applied(done, result, clock::uptime_ms());
+                }
                 Command::PolicySettled => {
                     info!("network policy is in force");
                     if let Some(plane) = &mut self.planes.policy {
@@ -396,6 +407,15 @@ impl Driver {
         self.churn += orders.len();
         let Some(plane) = &mut self.planes.policy else { return (0, Err(PlaneError::Bpf(BpfError::NoObject))) };
         let (done, result) = plane.apply(orders);
+        self.outputs.metrics.kernel_wrote(Plane::Policy, done);
+        (done, self.noted(Plane::Policy, result))
+    }
+
+    fn balance(&mut self, orders: &[BalanceOrder]) -> (usize, Result<(), PlaneError>) {
+        debug!(orders = orders.len(), "tables of the service fast path change");
+        self.churn += orders.len();
+        let Some(plane) = &mut self.planes.policy else { return (0, Err(PlaneError::Bpf(BpfError::NoObject))) };
+        let (done, result) = plane.balance(orders);
         self.outputs.metrics.kernel_wrote(Plane::Policy, done);
         (done, self.noted(Plane::Policy, result))
     }

@@ -16,6 +16,7 @@
 
 pub mod attachments;
 mod backoff;
+pub mod balance;
 pub mod drain;
 pub mod driver;
 mod journal;
@@ -35,13 +36,14 @@ use std::{
 use crate::{
     apply::Connections,
     cluster::{ClusterState, Dirty},
-    compile::{NodeView, Problem, Subject, compile_node, compile_service, policy::POLICY_KINDS},
+    compile::{NodeView, Problem, Subject, balance::FastPath, compile_node, compile_service, policy::POLICY_KINDS},
     config::{FirewallConfig, ProxyConfig},
     desired::{Changes, Desired, Destination, VirtualKey},
     objects::{Kind, ObjectEvent, ObjectKey},
-    plan::{Guard, Observed, Plan, Spared, Stage, enforcement::PolicyOrder, plan_changes},
+    plan::{Guard, Observed, Plan, Spared, Stage, balance::BalanceOrder, enforcement::PolicyOrder, plan_changes},
 };
 use backoff::{Backoff, Refusals};
+use balance::{BalanceStep, Balancer, View};
 use drain::Drains;
 use policy::{Enforcer, PolicyStep};
 use problems::{Problems, Reporter};
@@ -65,6 +67,10 @@ pub enum Command {
     ObservePolicy,
     /// Carry out until one fails and answer with [`Reconciler::handle_policy_applied`].
     ApplyPolicy(Vec<PolicyOrder>),
+    /// Read the tables of the fast path and answer with [`Reconciler::handle_balance_observed`].
+    ObserveBalance,
+    /// Carry out until one fails and answer with [`Reconciler::handle_balance_applied`].
+    ApplyBalance(Vec<BalanceOrder>),
     /// Policy is in force for the first time: what only an older agent needed may go.
     PolicySettled,
     /// Nothing to do before this time (or any event).
@@ -127,6 +133,7 @@ pub struct Reconciler {
     looked: bool,
     health_checks_changed: bool,
     enforcer: Option<Enforcer>,
+    balancer: Option<Balancer>,
 }
 
 impl Reconciler {
@@ -161,6 +168,7 @@ impl Reconciler {
             looked: false,
             health_checks_changed: false,
             enforcer: None,
+            balancer: None,
         }
     }
 
@@ -168,6 +176,12 @@ impl Reconciler {
     pub fn with_firewall(mut self, config: FirewallConfig) -> Self {
         let enforcer = Enforcer::new(config, &self.node_name);
         self.enforcer = Some(if self.config.enabled { enforcer.balanced_by(&self.config) } else { enforcer });
+        self
+    }
+
+    /// Keeps the tables of the service fast path, too.
+    pub fn with_fast_path(mut self, fast: FastPath) -> Self {
+        self.balancer = Some(Balancer::new(fast, &self.config));
         self
     }
 
@@ -199,7 +213,15 @@ impl Reconciler {
                 }
             }
         }
+        let until = match self.poll_balancer(now_ms) {
+            BalanceStep::Observe => return Command::ObserveBalance,
+            BalanceStep::Apply(orders) => return Command::ApplyBalance(orders),
+            BalanceStep::Wait { until_ms } => until_ms,
+        };
+        until_ms = [until_ms, until].into_iter().flatten().min();
         match self.poll_services(now_ms) {
+            // What services came to want may be the fast path's matter alone.
+            Command::Wait { .. } if self.observed.is_some() && self.is_stirred() => self.poll(now_ms),
             Command::Wait { until_ms: until } => {
                 Command::Wait { until_ms: [until, until_ms].into_iter().flatten().min() }
             }
@@ -207,11 +229,35 @@ impl Reconciler {
         }
     }
 
+    fn is_stirred(&self) -> bool {
+        self.balancer.as_ref().is_some_and(Balancer::is_stirred)
+    }
+
+    fn poll_balancer(&mut self, now_ms: u64) -> BalanceStep {
+        let Some(mut balancer) = self.balancer.take() else { return BalanceStep::Wait { until_ms: None } };
+        let ipvs = self.observed.as_ref().map(|observed| &observed.ipvs);
+        let view = (ipvs.is_some() || !self.config.enabled).then(|| View {
+            desired: &self.desired,
+            ipvs,
+            guard: self.guard(),
+        });
+        let step = balancer.poll(view.as_ref(), now_ms);
+        if let Some(problems) = balancer.take_problems() {
+            self.problems.report(Reporter::Balance, problems);
+        }
+        self.balancer = Some(balancer);
+        step
+    }
+
     fn poll_services(&mut self, now_ms: u64) -> Command {
         while !self.uncompared.is_empty() && self.running.is_empty() {
             self.compare_more();
         }
         if let Some(stage) = self.next_stage() {
+            if self.balancer.as_mut().is_some_and(|balancer| balancer.foresee(&stage)) {
+                self.running.push_front(stage);
+                return self.poll(now_ms);
+            }
             return Command::Apply(stage);
         }
         self.finish_pass(now_ms);
@@ -242,6 +288,9 @@ impl Reconciler {
         }
         if let Some(observed) = self.observed.as_ref().filter(|_| !self.pending.is_empty()) {
             let changes = std::mem::take(&mut self.pending);
+            if let Some(balancer) = &mut self.balancer {
+                balancer.stir(&changes.servers);
+            }
             let plan = plan_changes(&changes, &self.desired, observed, self.guard());
             if !plan.is_empty() {
                 self.begin(plan, false);

@@ -22,6 +22,8 @@ pub enum Reporter {
     Kernel,
     /// Network policy: objects that cannot be honoured, limits, the plane.
     Policy,
+    /// The service fast path: limits, the plane.
+    Balance,
 }
 
 #[derive(Debug, Default)]

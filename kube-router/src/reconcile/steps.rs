@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use kube_router_common::balance::Vip;
+
 use super::{
     Foreign, Pass, Reconciler,
     policy::{Attached, Enforcer},
@@ -12,13 +14,14 @@ use crate::{
     cluster::{Announced, ClusterState, Dirty},
     compile::{
         NodeView, Problem, Subject,
+        balance::Path,
         links::{Links, PodLink},
     },
     desired::{Desired, SetElement, VirtualKey},
     objects::{Kind, ObjectKey, Protocol},
     plan::{
-        Backend, FirewallOp, IpvsOp, NetOp, Observed, Stage, all_keys, enforcement::ObservedPolicy, plan_changes,
-        plan_foundation,
+        Backend, FirewallOp, IpvsOp, NetOp, Observed, Stage, all_keys, balance::ObservedBalance,
+        enforcement::ObservedPolicy, plan_changes, plan_foundation,
     },
 };
 
@@ -60,6 +63,7 @@ impl Reconciler {
             Ok(observed) => observed,
             Err(error) => return self.plane_failed(&error, now_ms),
         };
+        let observed = self.remembering(observed);
         self.handle_host_addresses(observed.net.host_addresses.clone());
         if let Some(enforcer) = &mut self.enforcer {
             enforcer.answering.see(observed.ipvs.servers.keys());
@@ -75,6 +79,19 @@ impl Reconciler {
         self.uncompared = all_keys(&self.desired, &observed);
         self.observed = Some(observed);
         self.begin(plan, true);
+        if let Some(balancer) = &mut self.balancer {
+            balancer.begin_pass(now_ms);
+        }
+    }
+
+    /// With what the last view knew and a dump does not tell.
+    fn remembering(&self, mut observed: Observed) -> Observed {
+        for (key, list) in &mut observed.ipvs.lists {
+            if let Some(before) = self.observed.as_ref().and_then(|observed| observed.ipvs.lists.get(key)) {
+                list.remember(before);
+            }
+        }
+        observed
     }
 
     /// The next part of a full pass.
@@ -130,6 +147,9 @@ impl Reconciler {
                 Order::Net(op) => observed.net.carry_out(op),
                 Order::Firewall(op) => observed.firewall.carry_out(op),
             };
+        }
+        if let Some(balancer) = &mut self.balancer {
+            balancer.follow(stage);
         }
         if let Some(pass) = &mut self.pass {
             pass.refused += failures.len();
@@ -188,6 +208,9 @@ impl Reconciler {
 
     /// What the kernel holds is unknown now: forget it, and look again after a while.
     fn plane_failed(&mut self, error: &PlaneError, now_ms: u64) {
+        if let Some(balancer) = &mut self.balancer {
+            balancer.forget_closing();
+        }
         self.running.clear();
         self.uncompared = Default::default();
         self.pass = None;
@@ -218,6 +241,32 @@ impl Reconciler {
         if let Some(enforcer) = &mut self.enforcer {
             enforcer.handle_applied(done, result, now_ms);
         }
+    }
+
+    /// Answer to [`Command::ObserveBalance`](super::Command::ObserveBalance).
+    pub fn handle_balance_observed(&mut self, result: Result<ObservedBalance, PlaneError>, now_ms: u64) {
+        if let Some(balancer) = &mut self.balancer {
+            balancer.handle_observed(result, now_ms);
+        }
+    }
+
+    /// Answer to [`Command::ApplyBalance`](super::Command::ApplyBalance).
+    pub fn handle_balance_applied(&mut self, done: usize, result: Result<(), PlaneError>, now_ms: u64) {
+        if let Some(balancer) = &mut self.balancer {
+            balancer.handle_applied(done, result, now_ms);
+        }
+    }
+
+    /// No flow has these backends of the fast path any more.
+    pub fn release_backends(&mut self, ids: &BTreeSet<u32>) {
+        if let Some(balancer) = &mut self.balancer {
+            balancer.release(ids);
+        }
+    }
+
+    /// Who has a virtual server's new flows, with its row; `None`: without the fast path's programs nobody asks.
+    pub fn path(&self, key: &VirtualKey) -> Option<(Path, Option<Vip>)> {
+        self.balancer.as_ref().map(|balancer| (balancer.path(key), balancer.row(key)))
     }
 
     /// Links came, went or changed their addresses.

@@ -106,7 +106,11 @@ impl Rig {
                         self.reconciler.handle_connections(&server, Some(&counts), self.now_ms);
                     }
                 }
-                Command::ObservePolicy | Command::ApplyPolicy(_) | Command::PolicySettled => {
+                Command::ObservePolicy
+                | Command::ApplyPolicy(_)
+                | Command::PolicySettled
+                | Command::ObserveBalance
+                | Command::ApplyBalance(_) => {
                     unreachable!("no policy here")
                 }
                 Command::Wait { .. } | Command::GiveUp { .. } => break,

@@ -93,7 +93,11 @@ impl Agent {
                         self.reconciler.handle_connections(&server, Some(&counts), self.now_ms);
                     }
                 }
-                Command::ObservePolicy | Command::ApplyPolicy(_) | Command::PolicySettled => {
+                Command::ObservePolicy
+                | Command::ApplyPolicy(_)
+                | Command::PolicySettled
+                | Command::ObserveBalance
+                | Command::ApplyBalance(_) => {
                     unreachable!("no policy here")
                 }
                 Command::Wait { .. } => break,

@@ -9,6 +9,7 @@
 //! filters of clsact. Everything belongs to the network namespace of the thread that calls.
 
 mod attach;
+mod balance;
 mod object;
 mod pinned;
 mod plane;
@@ -42,6 +43,7 @@ use zerocopy::FromBytes;
 use self::object::Fit;
 pub use self::{
     attach::{AttachError, AttachMode, Attached, CLSACT_HANDLE, CLSACT_PRIORITY},
+    balance::BalanceMaps,
     object::is_embedded,
     pinned::{Leftovers, Pinned},
     plane::KernelPolicy,
@@ -114,6 +116,7 @@ const UNPINNED: [&str; 1] = [names::BUCKETS];
 pub struct Dataplane {
     ebpf: Ebpf,
     tables: Tables,
+    balance: BalanceMaps,
     pins: Option<PathBuf>,
     /// Links that nothing else holds.
     links: BTreeMap<(u32, Hook), OwnedFd>,
@@ -145,7 +148,8 @@ impl Dataplane {
             loaded.map_err(|source| BpfError::LoadProgram { program, source })?;
         }
         let tables = Tables::of(|name| map_fd(&ebpf, name))?;
-        let mut dataplane = Dataplane { ebpf, tables, pins: options.pins.clone(), links: BTreeMap::new() };
+        let balance = BalanceMaps::of(|name| map_fd(&ebpf, name))?;
+        let mut dataplane = Dataplane { ebpf, tables, balance, pins: options.pins.clone(), links: BTreeMap::new() };
         dataplane.set_tails()?;
         if let Some(pins) = &options.pins {
             for program in names::PROGRAMS {
@@ -189,6 +193,11 @@ impl Dataplane {
 
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// The tables of the service fast path.
+    pub fn balance(&self) -> &BalanceMaps {
+        &self.balance
     }
 
     /// For running packets through it: [`aya::programs::TestRun`].

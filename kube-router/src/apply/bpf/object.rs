@@ -145,6 +145,8 @@ mod tests {
     fn the_object_holds_what_the_agent_expects() {
         let object = Object::parse(embedded().expect("cfg says so")).expect("an object");
         let expected = "\
+            map kr_actives array key 4 value 4 entries 262144 flags 0x0
+            map kr_backends array key 4 value 24 entries 262144 flags 0x0
             map kr_buckets percpu_array key 4 value 16 entries 19 flags 0x0
             map kr_case percpu_array key 4 value private entries 1 flags 0x0
             map kr_cidrs lpm_trie key 24 value 8 entries 131072 flags 0x1
@@ -161,9 +163,12 @@ mod tests {
             map kr_pods array key 4 value 8 entries 4096 flags 0x0
             map kr_policy hash key 12 value 8 entries 1048576 flags 0x1
             map kr_ports array key 4 value 4 entries 196608 flags 0x0
+            map kr_rings hash key 8 value 4 entries 1048576 flags 0x1
             map kr_rules array key 4 value 16 entries 65536 flags 0x0
             map kr_services hash key 20 value 20 entries 131072 flags 0x1
             map kr_tails prog_array key 4 value 4 entries 4 flags 0x0
+            map kr_turns array key 4 value 4 entries 65536 flags 0x0
+            map kr_vips hash key 20 value 24 entries 65536 flags 0x1
             program kr_answer_back SchedClassifier licence Dual MIT/GPL
             program kr_answer_in SchedClassifier licence Dual MIT/GPL
             program kr_judge_in SchedClassifier licence Dual MIT/GPL

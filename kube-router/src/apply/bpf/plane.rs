@@ -24,6 +24,7 @@ use crate::{
         policy::PolicyTables,
     },
     plan::{
+        balance::{BalanceOrder, ObservedBalance},
         enforcement::{ObservedPolicy, PolicyOrder, Settings},
         policy::PolicyOp,
     },
@@ -58,7 +59,10 @@ impl KernelPolicy {
         let dataplane = Dataplane::load(&options)?;
         let tables = dataplane.tables();
         let before = match old {
-            Some(old) => resize::take_over(&old, tables, now_s() + LEARN_S)?,
+            Some(old) => {
+                resize::take_over_balance(&old, dataplane.balance())?;
+                resize::take_over(&old, tables, now_s() + LEARN_S)?
+            }
             None => None,
         };
         tables.count_flows()?;
@@ -253,6 +257,19 @@ impl PolicyPlane for KernelPolicy {
             }
         }
         (done, Ok(()))
+    }
+
+    fn observe_balance(&mut self) -> Result<ObservedBalance, PlaneError> {
+        Ok(ObservedBalance { tables: self.dataplane.balance().read()?, now_s: now_s() })
+    }
+
+    fn balance(&mut self, orders: &[BalanceOrder]) -> (usize, Result<(), PlaneError>) {
+        for (done, order) in orders.iter().enumerate() {
+            if let Err(error) = self.dataplane.balance().carry_out(order) {
+                return (done, Err(error.into()));
+            }
+        }
+        (orders.len(), Ok(()))
     }
 
     fn settled(&mut self) {

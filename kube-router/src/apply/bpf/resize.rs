@@ -18,7 +18,7 @@ use kube_router_common::config::Config;
 use tracing::{info, warn};
 
 use super::{
-    BpfError, Tables,
+    BalanceMaps, BpfError, Tables,
     object::{self, Fit},
     root,
     table::{Row, Table},
@@ -66,6 +66,17 @@ pub fn take_over(old: &Path, to: &Tables, learn_until_s: u32) -> Result<Option<T
     // Last: whoever finds it finds all.
     to.set_config(&Config { learn_until_s, ..from.config()? })?;
     Ok(Some(from))
+}
+
+/// Copies what the service fast path has, if the older agent knew it. Its tables have one size.
+pub fn take_over_balance(old: &Path, to: &BalanceMaps) -> Result<(), BpfError> {
+    let Ok(from) = BalanceMaps::open(old) else { return Ok(()) };
+    copy_used(&from.backends, &to.backends)?;
+    copy_used(&from.actives, &to.actives)?;
+    copy_used(&from.turns, &to.turns)?;
+    copy(&from.rings, &to.rings)?;
+    // Last: whoever finds a row finds what it names.
+    copy(&from.vips, &to.vips)
 }
 
 /// Adds flows that began since the copy; those that are known by now stay as they are. A full table takes no more.
