@@ -1,5 +1,5 @@
 //! `kube-router dump`: what the running agent wants (`services`) and cannot do (`problems`), asked over its status socket;
-//! and what the kernel's tables of policy hold (`policy`, `endpoints`, `flows`), see [`kernel`].
+//! and what the kernel's tables hold (`policy`, `endpoints`, `flows`; `backends` of services), see [`kernel`].
 //!
 //! The first two read nothing from the kernel: `ipvsadm -Sn` shows what that has.
 
@@ -36,10 +36,13 @@ pub enum What {
     Endpoints,
     /// Live flows of pods.
     Flows,
+    /// Destinations of services on the fast path.
+    Backends,
 }
 
 impl What {
-    pub const ALL: [What; 5] = [What::Services, What::Problems, What::Policy, What::Endpoints, What::Flows];
+    pub const ALL: [What; 6] =
+        [What::Services, What::Problems, What::Policy, What::Endpoints, What::Flows, What::Backends];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -48,6 +51,7 @@ impl What {
             What::Policy => "policy",
             What::Endpoints => "endpoints",
             What::Flows => "flows",
+            What::Backends => "backends",
         }
     }
 
@@ -99,6 +103,11 @@ pub fn dump(
             complaint.into_iter().for_each(|complaint| eprintln!("{complaint}"));
             let mut output = io::BufWriter::new(output);
             ended(kernel::dump(what, &tables, &names, format, &mut output).and_then(|()| Ok(output.flush()?)))
+        }
+        What::Backends => {
+            let tables = tables::open_balance(maps)?;
+            let mut output = io::BufWriter::new(output);
+            ended(kernel::backends(&tables, format, &mut output).and_then(|()| Ok(output.flush()?)))
         }
         What::Services => ask(SERVICES_PATH, table::services, socket, format, output),
         What::Problems => ask(PROBLEMS_PATH, table::problems, socket, format, output),

@@ -74,13 +74,14 @@ with 'explain' and 'matrix'. Needs no root and touches no kernel. Takes all flag
 pub fn look(program: &str, form: Form) -> String {
     let (forms, text) = match form {
         Form::Dump => (
-            "  kube-router dump services|problems|policy|endpoints|flows [-o text|json]\n",
+            "  kube-router dump services|problems|policy|endpoints|flows|backends [-o text|json]\n",
             "services   every virtual server that the running agent wants, with its endpoints
 problems   what it cannot do, and why
 policy     rows of the kernel's table of policy: groups of pods, peers, ports, and the rule
 endpoints  this node's pods as the kernel knows them: number, address, interface, groups
 flows      live flows of pods, with state, age and the rule that allowed them
-The last three read pinned BPF maps; names come from the agent, and without it there are numbers.
+backends   destinations of services on the fast path: number, address, state, connections
+The last four read pinned BPF maps; names come from the agent, and without it there are numbers.
 ",
         ),
         Form::Explain => (

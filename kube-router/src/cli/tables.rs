@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use kube_router_common::policy::{Address, CLASS_WORLD, CidrKey, Peer, PodGroups, PolicyKey, PolicyRow};
 
 use crate::{
-    apply::bpf::{self, BpfError, Tables},
+    apply::bpf::{self, BalanceMaps, BpfError, Tables},
     explain::walk::Look,
 };
 
@@ -28,6 +28,15 @@ pub fn open(maps: &Path) -> Result<Tables, TablesError> {
         return Err(TablesError::Missing(root));
     }
     Ok(Tables::open(&root)?)
+}
+
+/// The same for the service fast path.
+pub fn open_balance(maps: &Path) -> Result<BalanceMaps, TablesError> {
+    let root = bpf::root(maps);
+    if !root.exists() {
+        return Err(TablesError::Missing(root));
+    }
+    Ok(BalanceMaps::open(&root)?)
 }
 
 pub struct Pinned(pub Tables);

@@ -82,6 +82,20 @@ pub struct ServiceRow {
     pub sched_flags: Vec<String>,
     pub persistence_s: Option<u32>,
     pub destinations: Vec<DestinationRow>,
+    /// Without the fast path's programs: nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathRow>,
+}
+
+/// Who has a virtual server's new flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRow {
+    /// `fast`, or `IPVS` and why.
+    pub path: String,
+    /// Its number in the tables of the fast path.
+    pub number: Option<u32>,
+    /// Of its ring.
+    pub slots: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,11 @@
 
 use std::{borrow::Cow, fmt::Write, net::SocketAddr};
 
-use super::{DestinationRow, ProblemRow, ServiceRow};
+use super::{DestinationRow, PathRow, ProblemRow, ServiceRow};
 
 const PROBLEM_HEADINGS: [&str; 3] = ["SUBJECT", "REASON", "TEXT"];
-const HEADINGS: [&str; 6] = ["SERVICE", "PORT NAME", "ORIGIN", "VIRTUAL SERVER", "SCHEDULER", "DESTINATIONS"];
+const HEADINGS: [&str; 7] =
+    ["SERVICE", "PORT NAME", "ORIGIN", "VIRTUAL SERVER", "SCHEDULER", "DESTINATIONS", "NEW FLOWS"];
 /// Between columns.
 const GAP: usize = 2;
 
@@ -13,10 +14,11 @@ const GAP: usize = 2;
 pub fn services(rows: &[ServiceRow]) -> String {
     let mut rows: Vec<&ServiceRow> = rows.iter().collect();
     rows.sort_by_key(|row| (&row.service, row.address, row.protocol, row.port));
-    let lines: Vec<[Cow<'_, str>; 6]> = rows.iter().map(|row| columns(row)).collect();
+    let lines: Vec<[Cow<'_, str>; 7]> = rows.iter().map(|row| columns(row)).collect();
     let widths = widths(&HEADINGS, &lines);
     let mut text = String::new();
-    write_line(&mut text, &HEADINGS, &widths);
+    let told = if rows.iter().any(|row| row.path.is_some()) { HEADINGS.len() } else { HEADINGS.len() - 1 };
+    write_line(&mut text, &HEADINGS[..told], &widths);
     for (row, line) in rows.iter().zip(&lines) {
         write_line(&mut text, line, &widths);
         for destination in &row.destinations {
@@ -45,7 +47,7 @@ fn widths<const N: usize>(headings: &[&str; N], lines: &[[Cow<'_, str>; N]]) -> 
     })
 }
 
-fn columns(row: &ServiceRow) -> [Cow<'_, str>; 6] {
+fn columns(row: &ServiceRow) -> [Cow<'_, str>; 7] {
     [
         printable(row.service.to_string().into()),
         if row.port_name.is_empty() { "-".into() } else { printable((&row.port_name).into()) },
@@ -53,7 +55,16 @@ fn columns(row: &ServiceRow) -> [Cow<'_, str>; 6] {
         format!("{} {}", row.protocol, SocketAddr::new(row.address, row.port)).into(),
         scheduler(row).into(),
         row.destinations.len().to_string().into(),
+        row.path.as_ref().map_or_else(|| "".into(), |path| way(path).into()),
     ]
+}
+
+/// `fast, number 7, 3 slots`
+fn way(row: &PathRow) -> String {
+    match (row.number, row.slots) {
+        (Some(number), Some(slots)) => format!("{}, number {number}, {slots} slots", row.path),
+        _ => row.path.clone(),
+    }
 }
 
 /// As ipvsadm says it: `mh mh-fallback persistent 10800`.
@@ -108,7 +119,20 @@ pub(super) mod tests {
             sched_flags: Vec::new(),
             persistence_s: None,
             destinations: Vec::new(),
+            path: None,
         }
+    }
+
+    #[test]
+    fn who_has_new_flows_is_told_where_somebody_knows() {
+        let path = |path: &str, number, slots| Some(PathRow { path: path.into(), number, slots });
+        let fast = ServiceRow { path: path("fast", Some(7), Some(3)), ..row("a", "10.96.0.1", 80) };
+        let ipvs = ServiceRow { path: path("IPVS: SCTP", None, None), ..row("b", "10.96.0.2", 80) };
+        let text = services(&[fast, ipvs]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("DESTINATIONS  NEW FLOWS"), "{text}");
+        assert!(lines[1].ends_with("fast, number 7, 3 slots") && lines[2].ends_with("IPVS: SCTP"), "{text}");
+        assert!(!services(&[row("a", "10.96.0.1", 80)]).contains("NEW FLOWS"));
     }
 
     #[test]
@@ -165,6 +189,6 @@ Service web/b  InvalidPort  no\\n\\u{1b}[2J
 
     #[test]
     fn nothing_is_a_heading() {
-        assert_eq!(services(&[]), format!("{}\n", HEADINGS.join("  ")));
+        assert_eq!(services(&[]), format!("{}\n", HEADINGS[..6].join("  ")));
     }
 }

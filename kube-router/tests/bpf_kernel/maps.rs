@@ -166,6 +166,14 @@ fn dump_reads_the_pinned_maps() {
     );
     let flows = lines(What::Flows);
     assert!(flows[0].starts_with("shop/front-1 10.244.1.11:8080 10.244.2.21:40112 tcp peer established"), "{flows:?}");
+    let balance = kube_router::apply::bpf::BalanceMaps::open(&pins.root()).expect("pinned");
+    let mut out = Vec::new();
+    kernel::backends(&balance, Format::Text, &mut out).expect("dump");
+    let backends = String::from_utf8(out).expect("text");
+    assert_eq!(
+        backends.lines().skip(1).map(words).collect::<Vec<_>>(),
+        ["udp 10.96.0.10:53 3 12 10.244.1.11:5353 open 0"]
+    );
     for what in [What::Endpoints, What::Policy, What::Flows] {
         let rows: serde_json::Value = serde_json::from_str(&dump(what, Format::Json)).expect("JSON");
         assert!(rows.as_array().is_some_and(|rows| !rows.is_empty()), "{rows}");

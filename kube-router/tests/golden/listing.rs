@@ -37,6 +37,7 @@ fn row(key: &VirtualKey, server: &Virtual) -> ServiceRow {
         sched_flags: server.flag_names(),
         persistence_s: server.persistence_s,
         destinations: server.destinations.iter().map(row).collect(),
+        path: None,
     }
 }
 

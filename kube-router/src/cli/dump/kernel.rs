@@ -1,4 +1,4 @@
-//! `dump policy`, `endpoints` and `flows`: the kernel's pinned tables, readable.
+//! `dump policy`, `endpoints`, `flows` and `backends`: the kernel's pinned tables, readable.
 //!
 //! Works beside a running agent, which tells the names, and without one: then there are numbers. Rows are sorted, and
 //! written as they come; a full table of a million rows needs 20 MB.
@@ -9,17 +9,18 @@ use std::{
     path::Path,
 };
 
-use kube_router_common::policy::{
-    ANY, CLASS_WORLD, NOT_ISOLATED, PORT_ENTRIES, PORTLESS, PORTS_OTHER, PolicyKey, PolicyRow,
+use kube_router_common::{
+    balance::Backend,
+    policy::{ANY, CLASS_WORLD, NOT_ISOLATED, PORT_ENTRIES, PORTLESS, PORTS_OTHER, PolicyKey, PolicyRow, ServiceKey},
 };
 use serde::Serialize;
 
 use super::{
     DumpError, Format, What,
-    rows::{EndpointLine, FlowLine, PolicyLine},
+    rows::{BackendLine, EndpointLine, FlowLine, PolicyLine},
 };
 use crate::{
-    apply::bpf::{BpfError, Tables, now_s},
+    apply::bpf::{BalanceMaps, BpfError, Tables, now_s},
     compile::policy::ip_of,
     desired::policy::Direction,
     explain::PolicyNames,
@@ -64,7 +65,7 @@ pub fn dump(
             write(lines, FlowLine::HEAD, format, output)
         }
         // The caller knows the others.
-        What::Policy | What::Services | What::Problems => {
+        What::Policy | What::Services | What::Problems | What::Backends => {
             let mut rows = tables.policy.read_all()?;
             rows.sort_by_key(|(key, _)| *key);
             let legend = Legend::read(tables, names)?;
@@ -72,6 +73,21 @@ pub fn dump(
             write(lines, PolicyLine::HEAD, format, output)
         }
     }
+}
+
+/// Prints the destinations of the fast path, by virtual server.
+pub fn backends(maps: &BalanceMaps, format: Format, output: &mut impl Write) -> Result<(), DumpError> {
+    let servers: BTreeMap<u32, ServiceKey> =
+        maps.vips.read_all()?.into_iter().map(|(key, vip)| (vip.id, key)).collect();
+    let actives: BTreeMap<u32, i32> = maps.actives.read_all()?.into_iter().collect();
+    let mut backends = maps.backends.read_all()?;
+    backends.retain(|(_, backend)| *backend != Backend::default());
+    backends.sort_unstable_by_key(|(id, backend)| (servers.get(&backend.vip).copied(), backend.vip, *id));
+    let lines = backends.iter().map(|(id, backend)| {
+        let active = actives.get(id).copied().unwrap_or_default();
+        BackendLine::new(*id, backend, servers.get(&backend.vip), active)
+    });
+    write(lines, BackendLine::HEAD, format, output)
 }
 
 /// A table with columns as wide as they usually are, or an array of objects; each line is written as it comes.

@@ -1,10 +1,14 @@
 //! Lines of the tables: what one row of a map says, in columns for people and in fields for programs.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use kube_router_common::{
+    balance::Backend,
     flow::{Flow, FlowKey, Tcp},
-    policy::{Address, CLOSED, Endpoint, NOT_ISOLATED, PodGroups, PolicyKey, PolicyRow},
+    policy::{Address, CLOSED, Endpoint, NOT_ISOLATED, PodGroups, PolicyKey, PolicyRow, ServiceKey},
 };
 use serde::Serialize;
 
@@ -186,6 +190,46 @@ impl fmt::Display for FlowLine {
     }
 }
 
+/// A destination of a virtual server, as the programs of the fast path know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackendLine {
+    /// Of IPVS alone, if it has no row any more.
+    pub server: Option<String>,
+    /// Its number.
+    pub vip: u32,
+    pub number: u32,
+    pub address: SocketAddr,
+    /// `open`; `draining`: what has begun goes on; `gone`: nothing does, and the number rests.
+    pub state: &'static str,
+    pub active: i32,
+}
+
+impl BackendLine {
+    pub const HEAD: &str = "VIRTUAL SERVER               NUMBER  BACKEND  ADDRESS                STATE     ACTIVE";
+
+    pub fn new(number: u32, backend: &Backend, server: Option<&ServiceKey>, active: i32) -> Self {
+        let server = server.map(|key| {
+            let address = SocketAddr::new(ip_of(key.address), key.port);
+            format!("{} {address}", protocol_name(key.protocol))
+        });
+        let state = match (backend.has(Backend::OPEN), backend.has(Backend::LIVE)) {
+            (true, _) => "open",
+            (false, true) => "draining",
+            (false, false) => "gone",
+        };
+        let address = SocketAddr::new(ip_of(backend.address), backend.port);
+        BackendLine { server, vip: backend.vip, number, address, state, active }
+    }
+}
+
+impl fmt::Display for BackendLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BackendLine { vip, number, state, active, .. } = self;
+        let (server, address) = (self.server.as_deref().unwrap_or("-"), self.address.to_string());
+        write!(f, "{server:<28} {vip:>6}  {number:>7}  {address:<22} {state:<8}  {active:>6}")
+    }
+}
+
 /// `59s`, `3m20s`, `4h12m`, `4d23h`.
 pub fn age(s: u32) -> String {
     match s {
@@ -278,6 +322,22 @@ mod tests {
         for (head, value) in [("PROTOCOL", "udp"), ("BY", "peer"), ("IDLE", "0s"), ("ENDS", "30s")] {
             assert_eq!(FlowLine::HEAD.find(head), line.find(value), "{head}\n{}\n{line}", FlowLine::HEAD);
         }
+    }
+
+    #[test]
+    fn a_backend_is_open_draining_or_gone() {
+        let key = ServiceKey { address: Address::from_v4([10, 96, 0, 10]), port: 53, protocol: 17, pad: 0 };
+        let backend = |flags| Backend { address: Address::from_v4([10, 1, 0, 9]), port: 5353, flags, vip: 7 };
+        let line = |flags, server| BackendLine::new(12, &backend(flags), server, 3).to_string();
+        let open = line(Backend::LIVE | Backend::OPEN, Some(&key));
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(&open), "udp 10.96.0.10:53 7 12 10.1.0.9:5353 open 3");
+        assert_eq!(words(&line(Backend::LIVE, None)), "- 7 12 10.1.0.9:5353 draining 3");
+        assert_eq!(words(&line(0, None)), "- 7 12 10.1.0.9:5353 gone 3");
+        for (head, value) in [("ADDRESS", "10.1.0.9"), ("STATE", "open")] {
+            assert_eq!(BackendLine::HEAD.find(head), open.find(value), "{head}\n{}\n{open}", BackendLine::HEAD);
+        }
+        assert_eq!(BackendLine::HEAD.len(), open.len(), "the last column ends with its head");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 use super::Driver;
 use crate::{
     objects::Kind,
-    observe::{DestinationRow, Query, ServiceRow},
+    observe::{DestinationRow, PathRow, Query, ServiceRow},
     reconcile::{Pass, Reconciler},
 };
 
@@ -111,6 +111,11 @@ pub fn rows(reconciler: &Reconciler) -> Vec<ServiceRow> {
                 sched_flags: frontend.server.flag_names(),
                 persistence_s: frontend.server.persistence_s,
                 destinations,
+                path: reconciler.path(key).map(|(path, vip)| PathRow {
+                    path: path.to_string(),
+                    number: vip.map(|vip| vip.id),
+                    slots: vip.map(|vip| vip.slots),
+                }),
             }
         })
         .collect();
