@@ -14,7 +14,9 @@
 //! | `kr_policy` | rows | 100 | a group without all its rows has none, and its pods no new flows |
 //! | `kr_rules` | rows / 16, at most 65,536 | 16 | counted as rule 0 |
 //!
-//! The other maps have one size: every port (`kr_ports`), 1 MiB of records (`kr_events`), and single elements.
+//! The other maps have one size: every port (`kr_ports`), 1 MiB of records (`kr_events`), single elements, and those of the
+//! service fast path (`kr_vips` and its like, [`crate::balance`]): what finds no room there is IPVS's, as it would be without them.
+//! Their arrays, which are there as a whole, have 10.5 MiB: 32 bytes for a backend, 8 for its connections, 8 for turns.
 
 use crate::{
     config::{DEFAULT_FRAGS, DEFAULT_IFACES},

@@ -23,7 +23,9 @@ use super::{
 use crate::{
     config::ProxyConfig,
     desired::{Frontend, Hairpin, Origin, ServiceState, Virtual, VirtualKey},
-    objects::{EndpointSlice, Kind, Service, ServicePort, ServiceType, TrafficPolicy, annotations},
+    objects::{
+        EndpointSlice, Kind, Service, ServicePort, ServiceType, TrafficPolicy, annotations, annotations::Fastpath,
+    },
 };
 
 /// The value of label service.kubernetes.io/service-proxy-name that means us.
@@ -128,16 +130,12 @@ impl<'a> Compiler<'a> {
             self.problem(reason, text);
         }
         self.template = Virtual { scheduler, sched_flags, persistence_s, destinations: BTreeMap::new() };
-        self.fast = match service.annotations.fastpath.as_deref() {
-            Some("false") => false,
-            None | Some("true") => true,
-            Some(other) => {
-                let text =
-                    format!("annotation {} is {other:?}, which is ignored. Known: true, false", annotations::FASTPATH);
-                self.problem("UnknownFastpath", text);
-                true
-            }
-        };
+        self.fast = service.annotations.fastpath != Fastpath::Refused;
+        if service.annotations.fastpath == Fastpath::Unclear {
+            let text =
+                format!("annotation {} is neither \"true\" nor \"false\", and is ignored", annotations::FASTPATH);
+            self.problem("UnknownFastpath", text);
+        }
         self.collect_external_addresses();
         true
     }

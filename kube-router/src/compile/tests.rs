@@ -5,6 +5,7 @@
 
 mod addresses;
 mod affinity;
+mod balance;
 mod endpoints;
 mod hairpin;
 mod kinds;

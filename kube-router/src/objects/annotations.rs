@@ -52,8 +52,20 @@ pub struct ServiceAnnotations {
     pub local: bool,
     /// Presence.
     pub skip_lb_ips: bool,
-    /// As written: true or false.
-    pub fastpath: Option<Box<str>>,
+    #[serde(default)]
+    pub fastpath: Fastpath,
+}
+
+/// What a Service says of the fast path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fastpath {
+    /// Nothing, or "true".
+    #[default]
+    Wanted,
+    /// Exactly "false".
+    Refused,
+    /// Something else.
+    Unclear,
 }
 
 impl ServiceAnnotations {
@@ -68,7 +80,11 @@ impl ServiceAnnotations {
             hairpin_external_ips: present(HAIRPIN_EXTERNAL_IPS),
             local: annotations.get(LOCAL).is_some_and(|value| value == "true"),
             skip_lb_ips: present(SKIP_LB_IPS),
-            fastpath: text(FASTPATH),
+            fastpath: match annotations.get(FASTPATH).map(String::as_str) {
+                None | Some("true") => Fastpath::Wanted,
+                Some("false") => Fastpath::Refused,
+                Some(_) => Fastpath::Unclear,
+            },
         }
     }
 }

@@ -141,3 +141,73 @@ impl Numbers {
         self.of_vip.keys().filter(|vip| !known.contains(vip)).copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube_router_common::balance::Vip;
+
+    use super::*;
+
+    fn key(last: u8) -> ServiceKey {
+        ServiceKey { address: Address::from_v4([10, 96, 0, last]), port: 80, protocol: 6, pad: 0 }
+    }
+
+    fn place(last: u8) -> Place {
+        (Address::from_v4([10, 244, 0, last]), 8080)
+    }
+
+    fn backend(vip: u32, last: u8, flags: u16) -> Backend {
+        Backend { address: place(last).0, port: 8080, flags, vip }
+    }
+
+    #[test]
+    fn a_number_stays_and_new_ones_come_before_released_ones() {
+        let mut numbers = Numbers::of(&BalanceTables::default(), &Numbers::default());
+        let vip = numbers.vip(key(1)).expect("free");
+        assert_eq!((vip, numbers.vip(key(1)), numbers.vip(key(2))), (1, Some(1), Some(2)));
+        assert_eq!((numbers.backend(1, place(1)), numbers.backend(1, place(2))), (Some(1), Some(2)));
+        assert_eq!(numbers.backend(2, place(1)), Some(3), "of another virtual server it is another");
+        numbers.release(1, &backend(1, 1, 0), true);
+        assert_eq!(numbers.backend(1, place(3)), Some(4));
+        numbers.backends.next = numbers.backends.end;
+        assert_eq!((numbers.backend(1, place(4)), numbers.backend(1, place(5))), (Some(1), None));
+        assert_eq!(numbers.backend(1, place(2)), Some(2), "who has one needs no room");
+    }
+
+    #[test]
+    fn a_virtual_server_s_number_is_free_when_its_last_backend_s_is() {
+        let mut numbers = Numbers::of(&BalanceTables::default(), &Numbers::default());
+        numbers.vip(key(1));
+        numbers.backend(1, place(1));
+        numbers.backend(1, place(2));
+        numbers.release(1, &backend(1, 1, 0), false);
+        assert_eq!(numbers.known_vip(&key(1)), Some(1));
+        numbers.release(2, &backend(1, 2, 0), false);
+        assert_eq!(numbers.known_vip(&key(1)), None);
+        numbers.vips.next = numbers.vips.end;
+        assert_eq!(numbers.vip(key(9)), Some(1));
+    }
+
+    #[test]
+    fn rows_say_which_numbers_are_taken() {
+        let vip = Vip { id: 5, ring: 70, slots: 1, ..Vip::default() };
+        let rows = [(9, backend(5, 1, 3)), (4, backend(5, 2, 0)), (2, backend(3, 7, 0)), (8, Backend::default())];
+        let ring = [(kube_router_common::balance::RingKey { ring: 70, slot: 0 }, 9)];
+        let tables = BalanceTables::from_rows([(key(1), vip)], ring, rows);
+        let mut numbers = Numbers::of(&tables, &Numbers::default());
+        assert_eq!(
+            (numbers.vip(key(1)), numbers.backend(5, place(1)), numbers.backend(5, place(2))),
+            (Some(5), Some(9), Some(4))
+        );
+        assert_eq!((numbers.vip(key(2)), numbers.backend(6, place(1))), (Some(6), Some(10)));
+        assert_eq!(numbers.ring(&tables), 71);
+        assert_eq!(numbers.nameless(), BTreeSet::from([3]));
+        // Who remembers whose the third was gives it back.
+        let mut before = Numbers::of(&BalanceTables::default(), &Numbers::default());
+        let ids: Vec<_> = (7..10).map(|last| before.vip(key(last))).collect();
+        assert_eq!(ids, [Some(1), Some(2), Some(3)]);
+        let mut numbers = Numbers::of(&tables, &before);
+        assert_eq!((numbers.vip(key(9)), numbers.nameless().len()), (Some(3), 0));
+        assert_eq!(numbers.vip(key(8)), Some(6), "nobody could have known its number");
+    }
+}

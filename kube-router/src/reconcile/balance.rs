@@ -185,6 +185,7 @@ impl Balancer {
                 return BalanceStep::Observe;
             }
             if !self.is_stirred() {
+                self.settled();
                 return BalanceStep::Wait { until_ms: self.read_at_ms };
             }
             self.compare(view, now_ms);
@@ -218,18 +219,20 @@ impl Balancer {
     /// Answer to [`BalanceStep::Apply`]: so many of the orders were carried out.
     pub fn handle_applied(&mut self, done: usize, result: Result<(), PlaneError>, now_ms: u64) {
         self.running.drain(..done.min(self.running.len()));
-        let Err(error) = result else {
-            if self.running.is_empty() && self.failure.take().is_some() {
-                self.report();
-            }
-            self.backoff.succeed();
-            return;
-        };
+        let Err(error) = result else { return };
         let refused = self.ring_of_next().filter(|key| !self.refused.contains(key));
         self.failed(&error, now_ms);
         if let Some(key) = refused {
             self.refused.insert(key);
             self.read_at_ms = Some(now_ms);
+        }
+    }
+
+    /// The tables are known, and nothing is left to be done.
+    fn settled(&mut self) {
+        if self.in_force.is_some() && self.failure.take().is_some() {
+            self.backoff.succeed();
+            self.report();
         }
     }
 

@@ -288,6 +288,8 @@ impl Driver {
                 Command::ObserveBalance => {
                     let result = self.on_policy(|plane| plane.observe_balance());
                     let result = self.noted(Plane::Policy, result);
+                    // Arrays are read whole.
+                    self.churn += GIVE_BACK_AFTER;
                     self.reconciler.handle_balance_observed(result, clock::uptime_ms());
                 }
                 Command::ApplyBalance(orders) => {

@@ -257,10 +257,10 @@ impl Reconciler {
         }
     }
 
-    /// No flow has this backend any more.
-    pub fn release_backend(&mut self, id: u32) {
+    /// No flow has these backends of the fast path any more.
+    pub fn release_backends(&mut self, ids: &BTreeSet<u32>) {
         if let Some(balancer) = &mut self.balancer {
-            balancer.release(id);
+            balancer.release(ids);
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A binary built without the object fails these tests; it does not pass them.
 
+mod balance;
 mod cluster;
 mod explained;
 mod forbidden;

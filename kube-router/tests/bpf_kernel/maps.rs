@@ -10,6 +10,7 @@ use kube_router::{
     observe::policy_metrics::PolicyRows,
 };
 use kube_router_common::{
+    balance::{Backend, RingKey, Vip},
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount},
     flow::{ALL_PODS, Flow, FlowKey, Tcp},
     names,
@@ -72,6 +73,12 @@ fn fill(dataplane: &Dataplane, pins: &Pins) {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     // For each processor.
     let values = hex([3_u64, 222].as_bytes());
+    let balance = dataplane.balance();
+    let key = ServiceKey { address: address("10.96.0.10"), port: 53, protocol: 17, pad: 0 };
+    let vip = Vip { id: 3, ring: 8, slots: 1, learn_until_s: 29_600, scheduler: Vip::RR, ..Vip::default() };
+    balance.backends.put(&12, &Backend { address: own, port: 5353, flags: 3, vip: 3 }).expect("backend");
+    balance.rings.put(&RingKey { ring: 8, slot: 0 }, &12).expect("slot");
+    balance.vips.put(&key, &vip).expect("vip");
     let drops = pins.root().join(names::DROPS);
     run(
         "bpftool",
@@ -159,6 +166,14 @@ fn dump_reads_the_pinned_maps() {
     );
     let flows = lines(What::Flows);
     assert!(flows[0].starts_with("shop/front-1 10.244.1.11:8080 10.244.2.21:40112 tcp peer established"), "{flows:?}");
+    let balance = kube_router::apply::bpf::BalanceMaps::open(&pins.root()).expect("pinned");
+    let mut out = Vec::new();
+    kernel::backends(&balance, Format::Text, &mut out).expect("dump");
+    let backends = String::from_utf8(out).expect("text");
+    assert_eq!(
+        backends.lines().skip(1).map(words).collect::<Vec<_>>(),
+        ["udp 10.96.0.10:53 3 12 10.244.1.11:5353 open 0"]
+    );
     for what in [What::Endpoints, What::Policy, What::Flows] {
         let rows: serde_json::Value = serde_json::from_str(&dump(what, Format::Json)).expect("JSON");
         assert!(rows.as_array().is_some_and(|rows| !rows.is_empty()), "{rows}");

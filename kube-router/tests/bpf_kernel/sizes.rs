@@ -22,7 +22,7 @@ use crate::{
 const SMALL: Sizes = Sizes { flows: 1_024, pods: 64, peers: 1_024, services: 1_024, rows: 1_024 };
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
-fn base(pins: &Pins) -> PathBuf {
+pub fn base(pins: &Pins) -> PathBuf {
     pins.root().parent().expect("a base").to_owned()
 }
 

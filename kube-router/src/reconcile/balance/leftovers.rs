@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use kube_router_common::balance::Backend;
 
-use super::{Balancer, View};
+use super::{Balancer, RETRIES, View};
 use crate::{
     compile::{policy::address_of, rings::DestinationList},
     desired::{Destination, balance::BalanceTables},
@@ -37,15 +37,17 @@ impl Balancer {
         orders.collect()
     }
 
-    /// No flow has this backend any more. Its number is free, unless it is in use.
-    pub fn release(&mut self, id: u32) {
+    /// No flow has these backends any more. Their numbers are free, but for those in use.
+    pub fn release(&mut self, ids: &BTreeSet<u32>) {
         let Some(tables) = &mut self.in_force else { return };
-        let Some(backend) = tables.backends.get(&id).copied().filter(|backend| backend.flags == 0) else { return };
-        let has_row = tables.vips.values().any(|vip| vip.id == backend.vip);
-        self.numbers.release(id, &backend, has_row);
-        tables.carry_out(&BalanceOrder::ForgetBackend(id));
-        self.running.push_back(BalanceOrder::ForgetBackend(id));
+        let rows: BTreeSet<u32> = tables.vips.values().map(|vip| vip.id).collect();
+        for id in ids {
+            let Some(backend) = tables.backends.get(id).copied().filter(|backend| backend.flags == 0) else { continue };
+            self.numbers.release(*id, &backend, rows.contains(&backend.vip));
+            tables.carry_out(&BalanceOrder::ForgetBackend(*id));
+            self.running.push_back(BalanceOrder::ForgetBackend(*id));
+        }
         // Who found no number may find one now.
-        self.stirred.extend(self.waiting.first());
+        self.stirred.extend(self.waiting.iter().take(RETRIES));
     }
 }

@@ -7,7 +7,8 @@ use super::*;
 use crate::objects::{
     AddressType, Endpoint, EndpointPort, EndpointSlice, IpBlock, Kind, LabelOperator, LabelRequirement, LabelSelector,
     LoadBalancerIngress, NamedPort, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, PolicyPeer, PolicyPort,
-    PolicyRule, PortRef, Protocol, Service, ServicePort, ServiceType, TrafficPolicy, annotations::ServiceAnnotations,
+    PolicyRule, PortRef, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    annotations::{Fastpath, ServiceAnnotations},
 };
 
 fn text() -> impl Strategy<Value = Box<str>> {
@@ -35,8 +36,9 @@ fn policy() -> impl Strategy<Value = TrafficPolicy> {
 }
 
 fn annotations() -> impl Strategy<Value = ServiceAnnotations> {
-    ([0; 4].map(|_| option::of(text())), any::<[bool; 4]>()).prop_map(
-        |([scheduler, sched_flags, dsr, fastpath], [hairpin, hairpin_external_ips, local, skip_lb_ips])| {
+    let fastpath = select(vec![Fastpath::Wanted, Fastpath::Refused, Fastpath::Unclear]);
+    ([0; 3].map(|_| option::of(text())), any::<[bool; 4]>(), fastpath).prop_map(
+        |([scheduler, sched_flags, dsr], [hairpin, hairpin_external_ips, local, skip_lb_ips], fastpath)| {
             ServiceAnnotations {
                 scheduler,
                 sched_flags,

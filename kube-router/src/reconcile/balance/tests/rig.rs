@@ -64,8 +64,8 @@ pub struct Rig {
     held: BTreeMap<u32, (u32, SocketAddr)>,
     /// The same of virtual servers.
     named: BTreeMap<u32, ServiceKey>,
-    /// Tables could not be written, so IPVS may be ahead of them.
-    behind: bool,
+    /// Tables could not be written, or somebody else was at work, so IPVS may be ahead of them.
+    pub behind: bool,
 }
 
 impl Rig {
@@ -163,15 +163,15 @@ impl Rig {
 
     /// Flows of backends that are gone end.
     pub fn release(&mut self) {
-        let gone: Vec<u32> = {
+        let gone: BTreeSet<u32> = {
             let state = self.tables.0.borrow();
             let backends = state.balance.tables.backends.iter();
             backends.filter(|(_, backend)| backend.flags == 0).map(|(id, _)| *id).collect()
         };
-        for id in gone {
-            self.held.remove(&id);
-            self.reconciler.release_backend(id);
-        }
+        self.held.retain(|id, _| !gone.contains(id));
+        self.reconciler.release_backends(&gone);
+        let rows: Vec<u32> = self.tables.0.borrow().balance.tables.vips.values().map(|vip| vip.id).collect();
+        self.named.retain(|vip, _| rows.contains(vip) || self.held.values().any(|(of, _)| of == vip));
     }
 
     /// Carries out what is to be done now, one order at a time.
@@ -242,12 +242,9 @@ impl Rig {
         let tables = &state.balance.tables;
         match order {
             BalanceOrder::SetVip(key, vip) => {
-                let other = self.named.insert(vip.id, *key).is_some_and(|before| before != *key);
-                let mine = |backend: &&Backend| backend.vip == vip.id;
+                let before = *self.named.entry(vip.id).or_insert(*key);
+                assert_eq!(before, *key, "{} is somebody else's", vip.id);
                 let open: Vec<_> = tables.ring(vip.ring).expect("written").iter().filter(|id| **id != NONE).collect();
-                // Those are the new owner's: all in its ring.
-                let known = tables.backends.iter().filter(|(_, backend)| mine(backend));
-                assert!(!other || known.into_iter().all(|(id, _)| open.contains(&id)), "somebody else's number");
                 assert!(open.iter().all(|id| tables.backends[id].has(Backend::OPEN)), "{order:?}");
             }
             BalanceOrder::WriteRing(ring, _) => assert!(tables.ring(*ring).is_none(), "a ring never changes"),
@@ -301,7 +298,7 @@ impl Rig {
     pub fn backend(&self, server: &VirtualKey, last: u8) -> Option<(u32, u16)> {
         let state = self.tables.0.borrow();
         let address = address_of(IpAddr::from([10, 244, 0, last]));
-        let vip = self.named.iter().filter(|(_, key)| **key == key_of(server)).map(|(vip, _)| *vip).last()?;
+        let vip = self.named.iter().filter(|(_, key)| **key == key_of(server)).map(|(vip, _)| *vip).next_back()?;
         let mut backends = state.balance.tables.backends.iter();
         backends.find(|(_, one)| one.vip == vip && one.address == address).map(|(id, one)| (*id, one.flags))
     }

@@ -94,8 +94,7 @@ fn a_released_number_is_nobodys_and_one_in_use_stays() {
     let [one, two] = [1, 2].map(|last| rig.backend(&tcp(1), last).expect("known").0);
     rig.serve(1, &Serving::by("rr", &[1]));
     rig.settle();
-    rig.reconciler.release_backend(one);
-    rig.reconciler.release_backend(two);
+    rig.reconciler.release_backends(&[one, two].into());
     let before = rig.orders();
     rig.settle();
     assert_eq!(orders_since(&rig, before), [BalanceOrder::ForgetBackend(two)]);
@@ -213,7 +212,7 @@ fn a_ring_that_is_refused_leaves_the_service_to_ipvs_until_the_next_pass() {
     rig.settle();
     assert_eq!(path(&rig), Path::Ipvs(Why::NoRoom));
     let problems: Vec<String> = rig.reconciler.problems().iter().map(|problem| problem.text.clone()).collect();
-    assert!(problems.iter().any(|text| text.contains(&tcp(1).to_string())), "{problems:?}");
+    assert!(problems.len() == 1 && problems[0].contains(&tcp(1).to_string()), "{problems:?}");
     assert_eq!(rig.tables.0.borrow().balance.tables.slots(), 0, "nothing is left of either ring");
     rig.now_ms += 400_000;
     rig.settle();
@@ -239,4 +238,36 @@ fn rows_of_nobody_go_with_the_first_complete_view_and_flows_may_end() {
     rig.now_ms += 400_000;
     rig.settle();
     assert_eq!(rig.backend(&tcp(1), 1), Some((number.0, 0)));
+}
+
+/// What cannot be taken away either is tried again, later and later; IPVS goes on meanwhile.
+#[test]
+fn a_table_that_refuses_everything_holds_nobody_up() {
+    let mut rig = serving(false, "rr", &[1]);
+    rig.fail_table(0, 0);
+    rig.remove(1);
+    rig.settle();
+    assert!(rig.ipvs.0.borrow().kernel.ipvs.servers.is_empty());
+    assert!(rig.vip(&tcp(1)).is_some());
+    let reasons = |rig: &mut Rig| rig.reconciler.problems().iter().map(|problem| problem.reason).collect::<Vec<_>>();
+    assert_eq!(reasons(&mut rig), ["KernelRefused"]);
+    rig.now_ms += 1_000;
+    rig.settle();
+    assert_eq!((rig.vip(&tcp(1)), reasons(&mut rig)), (None, vec![]));
+    rig.check_settled();
+}
+
+/// IPVS was emptied by somebody: the rows follow, and come back with it.
+#[test]
+fn what_ipvs_has_lost_is_not_fast() {
+    let mut rig = serving(false, "rr", &[1, 2]);
+    rig.ipvs.0.borrow_mut().kernel.ipvs = Default::default();
+    let before = rig.orders();
+    rig.behind = true;
+    rig.now_ms += 400_000;
+    rig.settle();
+    let log = orders_since(&rig, before);
+    assert!(matches!(log[0], BalanceOrder::DeleteVip(_)), "{log:?}");
+    assert_eq!((path(&rig), rig.ring(&tcp(1)).len()), (Path::Fast, 2));
+    rig.check_settled();
 }
