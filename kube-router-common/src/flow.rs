@@ -158,6 +158,13 @@ impl Flow {
         }
     }
 
+    /// Does it count among its backend's active connections? IPVS asks the same (`tcp_state_active_table` of ip_vs_proto_tcp.c):
+    /// what closes does not, and what has no states always does.
+    #[inline(always)]
+    pub const fn is_active(&self, protocol: u8) -> bool {
+        protocol != protocol::TCP || Tcp::is_active(self.state)
+    }
+
     /// Is it over? Clocks of processors may differ a little: the future is now.
     #[inline(always)]
     pub const fn is_over(&self, protocol: u8, now_s: u32) -> bool {
@@ -237,6 +244,12 @@ impl Tcp {
             Tcp::CLOSE => "close",
             _ => "unknown",
         }
+    }
+
+    /// Opening or open.
+    #[inline(always)]
+    pub const fn is_active(state: u8) -> bool {
+        matches!(state, Tcp::SYN_SENT | Tcp::SYN_RECV | Tcp::ESTABLISHED)
     }
 
     /// Does this packet ask for a new connection?

@@ -137,6 +137,10 @@ pub trait World: Bytes {
     fn backend(&self, backend: u32) -> Option<Backend>;
     /// The next number of a virtual server's own.
     fn take_turn(&self, vip: u32) -> u32;
+    /// How many active connections a backend has.
+    fn actives(&self, backend: u32) -> Option<impl Count>;
+    /// Any number.
+    fn random(&self) -> u32;
     fn port_class(&self, index: u32) -> u32;
     fn row(&self, key: &PolicyKey) -> Option<PolicyRow>;
 

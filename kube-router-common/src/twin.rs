@@ -19,7 +19,7 @@ use std::{
 
 use crate::{
     answer,
-    balance::{Backend, RingKey, Vip},
+    balance::{Backend, MAX_BACKENDS, RingKey, Vip},
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount, note},
     event::{BUCKET_ANSWERS, EventHead},
     flow::{ALL_PODS, Flow, FlowKey},
@@ -48,6 +48,8 @@ pub struct Tables {
     pub rings: BTreeMap<RingKey, u32>,
     pub backends: BTreeMap<u32, Backend>,
     pub turns: BTreeMap<u32, u32>,
+    /// As the programs count.
+    pub actives: BTreeMap<u32, i32>,
     pub ports: BTreeMap<u32, u32>,
     pub policy: BTreeMap<PolicyKey, PolicyRow>,
     pub flows: BTreeMap<FlowKey, Flow>,
@@ -67,6 +69,8 @@ pub struct Tables {
     pub now_s: u32,
     /// Are buckets empty?
     pub exhausted: bool,
+    /// The last number that chance gave.
+    pub chance: u32,
 }
 
 impl Default for Tables {
@@ -85,6 +89,7 @@ impl Default for Tables {
             rings: BTreeMap::new(),
             backends: BTreeMap::new(),
             turns: BTreeMap::new(),
+            actives: BTreeMap::new(),
             ports: BTreeMap::new(),
             policy: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -97,6 +102,7 @@ impl Default for Tables {
             max_flows: DEFAULT_FLOWS as usize,
             now_s: 0,
             exhausted: false,
+            chance: 1,
         }
     }
 }
@@ -237,19 +243,20 @@ impl View<'_> {
     }
 }
 
-/// A pod's place among the counts.
+/// One of a table's counts.
 struct Counter<'a> {
     tables: &'a RefCell<Tables>,
-    pod: u32,
+    of: fn(&mut Tables) -> &mut BTreeMap<u32, i32>,
+    key: u32,
 }
 
 impl Count for Counter<'_> {
     fn get(&self) -> i32 {
-        self.tables.borrow().flow_counts.get(&self.pod).copied().unwrap_or_default()
+        (self.of)(&mut self.tables.borrow_mut()).get(&self.key).copied().unwrap_or_default()
     }
 
     fn add(&self, number: i32) {
-        *self.tables.borrow_mut().flow_counts.entry(self.pod).or_default() += number;
+        *(self.of)(&mut self.tables.borrow_mut()).entry(self.key).or_default() += number;
     }
 }
 
@@ -395,6 +402,20 @@ impl<'p> World for View<'p> {
         turn.wrapping_sub(1)
     }
 
+    fn actives(&self, backend: u32) -> Option<impl Count> {
+        let counter = Counter { tables: &self.tables, of: |tables| &mut tables.actives, key: backend };
+        (backend < MAX_BACKENDS).then_some(counter)
+    }
+
+    /// xorshift32 (Marsaglia).
+    fn random(&self) -> u32 {
+        let chance = &mut self.tables.borrow_mut().chance;
+        *chance ^= *chance << 13;
+        *chance ^= *chance >> 17;
+        *chance ^= *chance << 5;
+        *chance
+    }
+
     fn port_class(&self, index: u32) -> u32 {
         self.tables.borrow().ports.get(&index).copied().unwrap_or_default()
     }
@@ -426,7 +447,7 @@ impl<'p> World for View<'p> {
     }
 
     fn flow_count(&self, pod: u32) -> Option<impl Count> {
-        Some(Counter { tables: &self.tables, pod })
+        Some(Counter { tables: &self.tables, of: |tables| &mut tables.flow_counts, key: pod })
     }
 
     fn fragment(&self, key: &FragKey) -> Option<FragPorts> {

@@ -15,8 +15,8 @@ use aya_ebpf::{
     },
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
     helpers::{
-        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
-        bpf_redirect_peer, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
+        bpf_redirect, bpf_redirect_peer, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
         bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     maps::lpm_trie::Key,
@@ -309,6 +309,12 @@ pub fn take_turn(turns: Option<*mut u32>) -> u32 {
         atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(turns, 1);
         turn
     }
+}
+
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: asks for nothing.
+    unsafe { bpf_get_prandom_u32() }
 }
 
 /// A number in a map that all processors share.

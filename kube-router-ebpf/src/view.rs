@@ -270,6 +270,16 @@ impl<'p> World for View<'p> {
     }
 
     #[inline(always)]
+    fn actives(&self, backend: u32) -> Option<impl Count> {
+        kernel::Shared::of(maps::ACTIVES.get_ptr_mut(backend))
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        kernel::random()
+    }
+
+    #[inline(always)]
     fn port_class(&self, index: u32) -> u32 {
         maps::PORTS.get(index).copied().unwrap_or_default()
     }

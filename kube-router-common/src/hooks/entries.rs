@@ -2,7 +2,7 @@
 
 use core::ops::DerefMut;
 
-use super::{Case, Count, World, fast};
+use super::{Case, Count, World, balance, fast};
 use crate::{
     config::Config,
     flow::{ALL_PODS, Flow, FlowKey, Tcp, Want, has_place},
@@ -126,6 +126,7 @@ fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = 
     if case.egress && flow.is(Flow::FAST) {
         let changed = before != (flow.flags, flow.state);
         let (is_nat, backend) = (flow.is(Flow::NAT), flow.backend);
+        let left = balance::left(&flow, before.1);
         fast::read_way(&mut case.way, &flow);
         if changed {
             case.other = case.key.turned(&flow);
@@ -142,6 +143,7 @@ fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = 
             case.way.ifindex = 0;
         }
         if changed {
+            balance::count(world, left, -1);
             fast::tell_other(world, case, from_initiator);
         }
         return Found::Live;

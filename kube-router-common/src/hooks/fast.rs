@@ -11,7 +11,7 @@
 //! and the flow is over when both are.
 
 use super::{
-    Case, Way, World,
+    Case, Way, World, balance,
     entries::{is_of_pod, keep, most_flows},
     fill, peer_of,
     pod::published,
@@ -73,7 +73,11 @@ pub(super) fn tell_other<W: World>(world: &W, case: &Case, from_initiator: bool)
     if let Some(mut flow) = world.flow(&case.other)
         && flow.is(Flow::FAST)
     {
+        let before = flow.state;
         flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
+        let left = balance::left(&flow, before);
+        drop(flow);
+        balance::count(world, left, -1);
     }
 }
 

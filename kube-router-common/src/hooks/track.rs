@@ -261,6 +261,7 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
             fast::check_way(world, &mut case.way);
         }
         if changed {
+            balance::count(world, balance::left(&case.flow, before.1), -1);
             case.other = case.key.turned(&case.flow);
             fast::tell_other(world, case, from_pod == egress);
         }
@@ -285,6 +286,7 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
     let entered = enter(world, case, Flow::FROM_POD | flag(case.backend != 0, Flow::NAT), to_ifindex, true);
     if to_ifindex != 0 {
         if entered == Ok(true) {
+            balance::count(world, case.backend, 1);
             fast::read_way(&mut case.way, &case.flow);
             fast::check_way(world, &mut case.way);
         } else {

@@ -116,6 +116,12 @@ fn every_promise_is_kept() {
                     if kernel == twin { Ok(()) } else { Err(format!("fragments {kernel:?} instead of {twin:?}")) }
                 })
                 .and_then(|()| {
+                    let mut twin_has = twin.actives.clone();
+                    twin_has.retain(|_, count| *count != 0);
+                    let kernel = rig.actives(&twin.backends);
+                    if kernel == twin_has { Ok(()) } else { Err(format!("active {kernel:?} instead of {twin_has:?}")) }
+                })
+                .and_then(|()| {
                     let (kernel, twin) = (rig.drops(), twin.drops.clone());
                     if kernel == twin { Ok(()) } else { Err(format!("drops {kernel:?} instead of {twin:?}")) }
                 })

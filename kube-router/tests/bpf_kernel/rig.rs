@@ -11,6 +11,7 @@ use std::{
 
 use kube_router::apply::bpf::{Dataplane, Events, Options, Row, Table, now_s};
 use kube_router_common::{
+    balance::Backend,
     config::{DropKey, FragKey, FragPorts, Origin},
     event::EventHead,
     flow::{Flow, FlowKey},
@@ -254,6 +255,7 @@ impl Rig {
         for backend in self.wrote.backends.keys().chain(tables.backends.keys()) {
             let row = tables.backends.get(backend).copied().unwrap_or_default();
             balance.backends.put(backend, &row).expect("backend");
+            balance.actives.put(backend, &tables.actives.get(backend).copied().unwrap_or_default()).expect("active");
         }
         for vip in self.wrote.vips.values().chain(tables.vips.values()) {
             balance.turns.put(&vip.id, &tables.turns.get(&vip.id).copied().unwrap_or_default()).expect("turn");
@@ -297,6 +299,12 @@ impl Rig {
         let mut counts = self.dataplane.tables().flow_counts.read_all().expect("counts");
         counts.retain(|(_, count)| *count != 0);
         counts.into_iter().collect()
+    }
+
+    /// Of backends that have some.
+    pub fn actives(&self, backends: &BTreeMap<u32, Backend>) -> BTreeMap<u32, i32> {
+        let actives = |id| self.dataplane.balance().actives.get(id).expect("active").unwrap_or_default();
+        backends.keys().map(|id| (*id, actives(id))).filter(|(_, count)| *count != 0).collect()
     }
 
     pub fn frags(&self) -> BTreeMap<FragKey, FragPorts> {

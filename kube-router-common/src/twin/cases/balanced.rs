@@ -10,6 +10,8 @@ const VIP: u32 = 3;
 const RING: u32 = 5;
 /// At pod 2.
 const BACKEND: u32 = 9;
+/// The first of those that have connections.
+const BUSY: u32 = 100;
 
 /// Pod 2 answers for the service at port 8080, and nothing isolates the two pods.
 fn serve(t: &mut Tables) {
@@ -33,6 +35,21 @@ fn serve_by(t: &mut Tables, f: Family, scheduler: u8, ring: &[u32]) {
     t.vips.insert(key, vip);
 }
 
+/// Its backends have so many connections each; only who has fewest is at pod 2, the others are nowhere.
+fn serve_busy(t: &mut Tables, f: Family, actives: &[i32]) {
+    serve(t);
+    let more = u32::from(f == Family::V6);
+    let least = actives.iter().min();
+    let ids: std::vec::Vec<u32> = (BUSY..).take(actives.len()).collect();
+    for (id, number) in ids.iter().map(|id| id + more).zip(actives) {
+        let address = if Some(number) == least { pod_2(f) } else { Address([9; 16]) };
+        let flags = Backend::LIVE | Backend::OPEN;
+        t.backends.insert(id, Backend { address, port: 8080, flags, vip: VIP + more });
+        t.actives.insert(id, *number);
+    }
+    serve_by(t, f, Vip::LC, &ids);
+}
+
 fn change(t: &mut Tables, change: impl Fn(&mut Backend)) {
     t.backends.values_mut().for_each(change);
 }
@@ -47,6 +64,7 @@ fn begun(t: &mut Tables, f: Family, state: u8) {
     let far = Flow { to: at.0, to_port: at.1, to_ifindex: IF_1, ifindex: IF_2, pod: 2, ..own };
     t.flows.insert(key(client, at, protocol::TCP), own);
     t.flows.insert(key(by, client, protocol::TCP), Flow { flags, ..far });
+    t.actives.insert(backend, i32::from(Tcp::is_active(state)));
 }
 
 pub(super) fn balanced(list: &mut List, f: Family) {
@@ -71,11 +89,42 @@ pub(super) fn balanced(list: &mut List, f: Family) {
         .given(move |t| serve_by(t, f, Vip::MH, &[BACKEND; 251]))
         .delivers(IF_2, MAC_2)
         .flows(2);
+    for slots in [1, 3, 64, 65, 700] {
+        list.out(&says(&std::format!("scheduler lc, {slots} backends")), first())
+            .given(serve)
+            .given(move |t| serve_by(t, f, Vip::LC, &std::vec![BACKEND; slots]))
+            .delivers(IF_2, MAC_2)
+            .flows(2);
+    }
+    list.out(&says("lc: who has fewer connections"), first())
+        .given(move |t| serve_busy(t, f, &[2, 1, 2, 5]))
+        .delivers(IF_2, MAC_2)
+        .flows(2);
+    list.out(&says("lc: the last of 64 slots"), first())
+        .given(move |t| {
+            let mut actives = [2; 64];
+            actives[63] = 1;
+            serve_busy(t, f, &actives);
+        })
+        .delivers(IF_2, MAC_2)
+        .flows(2);
+    list.out(&says("lc: slots that are nobody's are passed over"), first())
+        .given(serve)
+        .given(move |t| serve_by(t, f, Vip::LC, &[u32::MAX - 1, BACKEND, u32::MAX - 1]))
+        .delivers(IF_2, MAC_2)
+        .flows(2);
     list.out(&says("an odd payload"), first().with(|b| b.transport.extend([7; 33]))).given(serve).delivers(IF_2, MAC_2);
     type Change = fn(&mut Tables, Family);
-    let not_here: [(&str, Change); 9] = [
+    let not_here: [(&str, Change); 12] = [
         ("a service that is all IPVS's", |t, _| t.vips.clear()),
-        ("another scheduler", |t, f| serve_by(t, f, Vip::LC, &[BACKEND])),
+        ("a scheduler of a later agent", |t, f| serve_by(t, f, 9, &[BACKEND])),
+        ("lc, and nobody in any slot", |t, f| serve_by(t, f, Vip::LC, &[u32::MAX - 1; 3])),
+        ("lc, and nobody in any slot of many", |t, f| serve_by(t, f, Vip::LC, &[u32::MAX - 1; 100])),
+        ("lc, and who has fewest is on another node", |t, f| {
+            serve_busy(t, f, &[3, 1, 3]);
+            let more = u32::from(f == Family::V6);
+            t.backends.entry(BUSY + 1 + more).and_modify(|backend| backend.address = friend(f));
+        }),
         ("session affinity", |t, _| t.vips.values_mut().for_each(|vip| vip.affinity_s = 60)),
         ("nobody in the slot", |t, f| serve_by(t, f, Vip::RR, &[u32::MAX - 1])),
         ("the backend drains", |t, _| change(t, |backend| backend.flags = Backend::LIVE)),

@@ -11,6 +11,34 @@ struct Path {
 }
 
 impl Path {
+    /// A service of so many backends, with these connections each.
+    fn by(f: Family, scheduler: u8, actives: &[i32]) -> Self {
+        let mut path = Path::new(f);
+        let more = u32::from(f == Family::V6);
+        let first = path.tables.backends[&(BACKEND + more)];
+        let ids: Vec<u32> = (BUSY..).take(actives.len()).collect();
+        for (id, number) in ids.iter().zip(actives) {
+            path.tables.backends.insert(id + more, Backend { port: *id as u16, ..first });
+            path.tables.actives.insert(id + more, *number);
+        }
+        serve_by(&mut path.tables, f, scheduler, &ids);
+        path
+    }
+
+    /// Who gets the next connection.
+    #[track_caller]
+    fn open_from(&mut self, port: u16) -> u32 {
+        let (client, at) = ((pod_1(self.f), port), (service(self.f), 443));
+        assert_eq!(self.run(IF_1, Build::tcp(client, at, SYN)).action, Action::Deliver);
+        self.tables.flows[&key(client, at, protocol::TCP)].backend
+    }
+
+    /// Connections that do not close yet.
+    fn open(&self) -> i32 {
+        let flows = self.tables.flows.values();
+        flows.filter(|flow| flow.is(Flow::FROM_POD) && flow.is_active(protocol::TCP)).count() as i32
+    }
+
     fn new(f: Family) -> Self {
         let mut tables = tables(1_000_000);
         serve(&mut tables);
@@ -46,6 +74,7 @@ impl Path {
 
     #[track_caller]
     fn expect_twins(&self) {
+        assert_eq!(self.tables.actives.values().sum::<i32>(), self.open(), "what is counted is what is there");
         for (key, flow) in &self.tables.flows {
             let other = &self.tables.flows[&key.turned(flow)];
             assert_eq!(key.turned(flow).turned(other), *key);
@@ -53,6 +82,13 @@ impl Path {
             assert_eq!((flow.backend, flow.to_ifindex, flow.ifindex), (other.backend, other.ifindex, other.to_ifindex));
         }
     }
+}
+
+/// How far the largest and the smallest of these are apart, in percent of their mean.
+fn spread(numbers: &BTreeMap<u32, i32>) -> i32 {
+    let (most, least) = (numbers.values().max(), numbers.values().min());
+    let mean = numbers.values().sum::<i32>() / numbers.len() as i32;
+    (most.copied().unwrap_or_default() - least.copied().unwrap_or_default()) * 100 / mean
 }
 
 const FIN_ACK: u8 = Tcp::FIN | ACK;
@@ -117,5 +153,96 @@ fn turns_are_taken() {
             *chosen.entry(flow.backend - more).or_default() += 1;
         }
         assert_eq!(chosen, BTreeMap::from([21, 22, 23, 24].map(|id| (id, 25))));
+    }
+}
+
+#[test]
+fn lc_gives_everybody_the_same_while_connections_stay_open() {
+    for f in Family::BOTH {
+        for backends in [2, 7, 64] {
+            let mut path = Path::by(f, Vip::LC, &std::vec![0; backends]);
+            for port in 0..backends as u16 * 30 + 1 {
+                path.open_from(4_000 + port);
+            }
+            assert!(spread(&path.tables.actives) <= 5, "{:?}", path.tables.actives);
+        }
+    }
+}
+
+#[test]
+fn lc_fills_up_who_has_fewer_first() {
+    let mut path = Path::by(Family::V4, Vip::LC, &[30, 0, 20, 25]);
+    for port in 0..45 {
+        path.open_from(4_000 + port);
+    }
+    assert_eq!(path.tables.actives.values().copied().collect::<Vec<_>>(), [30; 4]);
+}
+
+/// Each connection is over before the next one begins.
+#[test]
+fn lc_gives_an_idle_service_s_connections_to_all_in_turn() {
+    for f in Family::BOTH {
+        let mut path = Path::by(f, Vip::LC, &[0; 4]);
+        let mut chosen = BTreeMap::<u32, i32>::new();
+        for port in 4_000..4_100 {
+            let backend = path.open_from(port);
+            *chosen.entry(backend).or_default() += 1;
+            let by = (pod_2(f), path.tables.backends[&backend].port);
+            assert_eq!(path.run(IF_2, Build::tcp(by, (pod_1(f), port), Tcp::RST | ACK)).action, Action::Deliver);
+            assert_eq!(path.tables.actives.values().sum::<i32>(), 0);
+        }
+        assert!(chosen.len() == 4 && spread(&chosen) == 0, "{chosen:?}");
+    }
+}
+
+/// With chance alone the fullest of 100 that get 100 each would have some 25 more than the mean, here two or three.
+#[test]
+fn of_many_backends_lc_compares_two_and_none_gets_far_ahead() {
+    for f in Family::BOTH {
+        let mut path = Path::by(f, Vip::LC, &[0; 100]);
+        for port in 0..10_000 {
+            path.open_from(4_000 + port);
+        }
+        assert!(spread(&path.tables.actives) <= 10, "{:?}", path.tables.actives);
+        assert!(path.tables.actives.values().all(|number| *number <= 105));
+    }
+}
+
+/// However many packets close it, and whoever sends them.
+#[test]
+fn a_connection_counts_until_it_begins_to_close_and_once() {
+    for f in Family::BOTH {
+        let mut path = Path::new(f);
+        let mut counted = |call: bool, flags: u8, wanted: i32| {
+            if call {
+                path.call(4_000, flags)
+            } else {
+                path.answer(4_000, flags)
+            }
+            assert_eq!(path.tables.actives.values().sum::<i32>(), wanted, "{call} {flags:#x}");
+        };
+        for (call, flags, wanted) in [
+            (true, SYN, 1),
+            (true, SYN, 1),
+            (false, SYN | ACK, 1),
+            (true, ACK, 1),
+            (false, FIN_ACK, 0),
+            (true, FIN_ACK, 0),
+            (false, ACK, 0),
+            (true, SYN, 1),
+            (false, Tcp::RST | ACK, 0),
+            (false, Tcp::RST | ACK, 0),
+            (true, SYN, 1),
+            (false, SYN | ACK, 1),
+            (true, FIN_ACK, 0),
+        ] {
+            counted(call, flags, wanted);
+        }
+        // The first word after a change of policies is the last one.
+        path.call(5_000, SYN);
+        path.answer(5_000, SYN | ACK);
+        path.tables.config.generation += 1;
+        path.call(5_000, Tcp::RST);
+        assert_eq!(path.tables.actives.values().sum::<i32>(), 0);
     }
 }
