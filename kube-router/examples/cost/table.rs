@@ -93,6 +93,7 @@ impl Agent {
             asks: mpsc::channel(1).1,
             policy_queries: mpsc::channel(1).1,
             records: None,
+            sweeps: mpsc::channel(1).1,
         };
         let outputs = Outputs {
             metrics: Arc::new(Metrics::new(true)),
@@ -101,6 +102,7 @@ impl Agent {
             problems: watch::channel(0).0,
             record: None,
             monitor: Default::default(),
+            sweeping: watch::channel(Default::default()).0,
         };
         let driver = Driver::new(reconciler, planes, inputs, outputs, patience, Default::default());
         Ok(Agent { driver, ledger, _ends: (sink, ports) })

@@ -32,6 +32,7 @@ mod reading;
 mod rehearsal;
 pub mod replay;
 pub mod run;
+mod sweeper;
 mod tables;
 pub mod validate;
 mod value;

@@ -13,7 +13,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -26,6 +25,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::sweeper::Sweeper;
 use crate::{
     apply::{
         PlaneError, PolicyPlane, ServerStats,
@@ -104,7 +104,8 @@ pub fn run(config: &Config) -> Result<()> {
 
     let (stop, stopped) = watch::channel(false);
     let (sink, events) = mpsc::channel(EVENTS);
-    let outputs = Outputs { metrics, pulse, health_checks, problems, record: None, monitor };
+    let sweeping = watch::channel(Default::default()).0;
+    let outputs = Outputs { metrics, pulse, health_checks, problems, record: None, monitor, sweeping };
     let (ended, end) = oneshot::channel();
     let loop_config = config.clone();
     let worker = thread::Builder::new().name("reconcile".into()).spawn(move || {
@@ -169,7 +170,9 @@ fn reconcile(
         true => policy_plane(&config.firewall).map(|(plane, records)| (Some(plane), Some(records)))?,
         false => (None, None),
     };
-    let sweeper = policy.is_some().then(|| Sweeper::start(&config.firewall)).transpose()?;
+    let (tell, sweeps) = mpsc::channel(1);
+    let wanted = outputs.sweeping.subscribe();
+    let sweeper = policy.is_some().then(|| Sweeper::start(&config.firewall, tell, wanted)).transpose()?;
     let planes = Planes {
         ipvs: Box::new(Ipvs::open()?),
         net: Box::new(NetlinkNet::open()?),
@@ -204,7 +207,7 @@ fn reconcile(
             warn!(%error, "kube-router monitor shows nothing");
             None
         });
-        let inputs = Inputs { events, queries, addresses, links, asks, policy_queries, records, stop };
+        let inputs = Inputs { events, queries, addresses, links, asks, policy_queries, records, sweeps, stop };
         let timeouts = config.proxy.timeouts;
         Driver::new(reconciler, planes, inputs, outputs, config.cache_sync_timeout, timeouts).run().await
     });
@@ -283,46 +286,6 @@ async fn watch_links(announce: mpsc::Sender<()>) {
         match announce.try_send(()) {
             Ok(()) | Err(mpsc::error::TrySendError::Full(())) => {}
             Err(mpsc::error::TrySendError::Closed(())) => return,
-        }
-    }
-}
-
-/// Between two looks for flows that are over. Entries outlive their time by this much; they are refused all the same.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// The same while the table is more than a quarter full: a pod that floods gets half of it, and no more until a sweep.
-const SWEEP_OFTEN: Duration = Duration::from_secs(5);
-
-/// Removes flows that are over, on a thread of its own: a full table takes a while.
-struct Sweeper {
-    stop: Option<std::sync::mpsc::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Sweeper {
-    fn start(config: &FirewallConfig) -> Result<Self> {
-        let tables = Tables::open(&bpf::root(&config.pins))?;
-        let (stop, stopped) = std::sync::mpsc::channel();
-        let many = config.sizes.flows as usize / 4;
-        let thread = thread::Builder::new().name("flows".into()).spawn(move || {
-            let mut wait = SWEEP_EVERY;
-            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
-                wait = SWEEP_EVERY;
-                match tables.sweep_flows(bpf::now_s()) {
-                    Ok(swept) if swept.live > many => wait = SWEEP_OFTEN,
-                    Ok(_) => {}
-                    Err(error) => warn!(%error, "flows that are over stay for now"),
-                }
-            }
-        })?;
-        Ok(Sweeper { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
         }
     }
 }

@@ -100,14 +100,23 @@ impl Numbers {
         self.of_vip.get(&vip).into_iter().flatten().map(|(place, id)| (*place, *id))
     }
 
+    pub fn known_backend(&self, vip: u32, place: Place) -> Option<u32> {
+        self.of_vip.get(&vip)?.get(&place).copied()
+    }
+
     /// `None`: all are taken.
     pub fn backend(&mut self, vip: u32, place: Place) -> Option<u32> {
-        if let Some(known) = self.of_vip.get(&vip).and_then(|backends| backends.get(&place)) {
-            return Some(*known);
+        if let Some(known) = self.known_backend(vip, place) {
+            return Some(known);
         }
         let number = self.backends.take()?;
         self.of_vip.entry(vip).or_default().insert(place, number);
         Some(number)
+    }
+
+    /// No backend has this number or a larger one.
+    pub fn backends_end(&self) -> u32 {
+        self.backends.next
     }
 
     /// A number for a ring that no table has. 32 bits last for decades, and then what is there is passed over.
@@ -200,7 +209,7 @@ mod tests {
             (Some(5), Some(9), Some(4))
         );
         assert_eq!((numbers.vip(key(2)), numbers.backend(6, place(1))), (Some(6), Some(10)));
-        assert_eq!(numbers.ring(&tables), 71);
+        assert_eq!((numbers.ring(&tables), numbers.backends_end()), (71, 11));
         assert_eq!(numbers.nameless(), BTreeSet::from([3]));
         // Who remembers whose the third was gives it back.
         let mut before = Numbers::of(&BalanceTables::default(), &Numbers::default());

@@ -16,14 +16,22 @@
 
 mod bring;
 mod leftovers;
+mod rest;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kube_router_common::{balance::Vip, policy::ServiceKey};
+use kube_router_common::{
+    balance::{MAX_BACKENDS, Vip},
+    policy::ServiceKey,
+};
 
-pub use self::bring::View;
+pub use self::{
+    bring::View,
+    rest::{Sweep, Sweeping},
+};
+use self::{leftovers::place, rest::Resting};
 use super::{MOST_NAMED, backoff::Backoff};
 use crate::{
     apply::PlaneError,
@@ -34,7 +42,7 @@ use crate::{
         service_ports::key_of,
     },
     config::ProxyConfig,
-    desired::{VirtualKey, balance::BalanceTables},
+    desired::{Destination, VirtualKey, balance::BalanceTables},
     objects::Protocol,
     plan::{
         IpvsOp, Stage,
@@ -70,6 +78,7 @@ pub struct Balancer {
     /// As our orders leave them. `None`: they must be read.
     in_force: Option<BalanceTables>,
     numbers: Numbers,
+    resting: Resting,
     /// To be compared with the tables.
     stirred: BTreeSet<VirtualKey>,
     /// All are.
@@ -97,6 +106,7 @@ impl Balancer {
             learn_s: udp_s.max(UDP_TIMEOUT_S),
             in_force: None,
             numbers: Numbers::default(),
+            resting: Resting::default(),
             stirred: BTreeSet::new(),
             all: false,
             closing: BTreeMap::new(),
@@ -209,6 +219,7 @@ impl Balancer {
                 self.read_at_ms = None;
                 self.clocks = (now_ms, observed.now_s);
                 self.numbers = Numbers::of(&observed.tables, &self.numbers);
+                self.resting.see(&observed.tables.backends, now_ms);
                 self.in_force = Some(observed.tables);
                 self.all = true;
             }
@@ -218,13 +229,37 @@ impl Balancer {
 
     /// Answer to [`BalanceStep::Apply`]: so many of the orders were carried out.
     pub fn handle_applied(&mut self, done: usize, result: Result<(), PlaneError>, now_ms: u64) {
-        self.running.drain(..done.min(self.running.len()));
+        for order in self.running.drain(..done.min(self.running.len())) {
+            self.resting.follow(&order, now_ms);
+        }
         let Err(error) = result else { return };
         let refused = self.ring_of_next().filter(|key| !self.refused.contains(key));
         self.failed(&error, now_ms);
         if let Some(key) = refused {
             self.refused.insert(key);
             self.read_at_ms = Some(now_ms);
+        }
+    }
+
+    /// All flows were passed over.
+    pub fn handle_swept(&mut self, sweep: Sweep) {
+        let free = self.resting.take(sweep);
+        self.release(&free);
+    }
+
+    /// How flows are to be passed over, while something drains or nothing does.
+    pub fn sweeping(&self, drains: bool) -> Sweeping {
+        let end = if self.in_force.is_some() { self.numbers.backends_end() } else { MAX_BACKENDS };
+        Sweeping { is_awaited: self.fast.on && drains, end }
+    }
+
+    /// May there be flows to this destination that IPVS does not see? It gets no new ones since then. While the tables are
+    /// not known there may.
+    pub fn may_have_flows(&self, server: &VirtualKey, destination: &Destination, since_ms: u64) -> bool {
+        let vip = self.numbers.known_vip(&key_of(server));
+        match vip.and_then(|vip| self.numbers.known_backend(vip, place(destination))) {
+            Some(id) => self.resting.may_be_held(id, since_ms),
+            None => self.in_force.is_none(),
         }
     }
 

@@ -7,6 +7,8 @@
 //!      +------- wanted ----+
 //! ```
 //!
+//! Connections are IPVS's and the fast path's.
+//!
 //! The queue lives in the kernel: a destination of weight 0 that nobody wants is being drained, also after a restart
 //! (its time then starts again). What is wanted again simply leaves the queue.
 
@@ -25,9 +27,15 @@ type Key = (VirtualKey, Destination);
 /// The first of all destinations in their order.
 const FIRST: Destination = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    began_ms: u64,
+    deadline_ms: u64,
+}
+
 #[derive(Debug, Default)]
 pub struct Drains {
-    deadlines: BTreeMap<Key, u64>,
+    running: BTreeMap<Key, Drain>,
     over: BTreeSet<Key>,
     next_check_ms: Option<u64>,
 }
@@ -35,21 +43,22 @@ pub struct Drains {
 impl Drains {
     /// Begins to drain, unless it is being drained already.
     pub fn begin(&mut self, key: Key, now_ms: u64, period_ms: u64) {
-        self.deadlines.entry(key).or_insert(now_ms.saturating_add(period_ms));
+        let drain = Drain { began_ms: now_ms, deadline_ms: now_ms.saturating_add(period_ms) };
+        self.running.entry(key).or_insert(drain);
         self.next_check_ms.get_or_insert(now_ms.saturating_add(CHECK_INTERVAL_MS));
     }
 
     /// The destination is wanted again or gone.
     pub fn end(&mut self, key: &Key) {
-        self.deadlines.remove(key);
+        self.running.remove(key);
         self.over.remove(key);
-        if self.deadlines.is_empty() {
+        if self.running.is_empty() {
             self.next_check_ms = None;
         }
     }
 
     pub fn retain(&mut self, keep: impl Fn(&Key) -> bool) {
-        let gone: Vec<Key> = self.deadlines.keys().filter(|key| !keep(key)).copied().collect();
+        let gone: Vec<Key> = self.running.keys().filter(|key| !keep(key)).copied().collect();
         for key in gone {
             self.end(&key);
         }
@@ -63,18 +72,18 @@ impl Drains {
         }
     }
 
-    fn of(&self, server: &VirtualKey) -> impl Iterator<Item = (&Key, &u64)> {
+    fn of(&self, server: &VirtualKey) -> impl Iterator<Item = (&Key, &Drain)> {
         let server = *server;
-        self.deadlines.range((server, FIRST)..).take_while(move |((key, _), _)| *key == server)
+        self.running.range((server, FIRST)..).take_while(move |((key, _), _)| *key == server)
     }
 
     pub fn contains(&self, key: &Key) -> bool {
-        self.deadlines.contains_key(key)
+        self.running.contains_key(key)
     }
 
     /// Destinations being drained.
     pub fn count(&self) -> usize {
-        self.deadlines.len()
+        self.running.len()
     }
 
     /// When the kernel must be asked next; `None`: nothing is being drained.
@@ -88,12 +97,15 @@ impl Drains {
             return BTreeSet::new();
         }
         self.next_check_ms = Some(now_ms.saturating_add(CHECK_INTERVAL_MS));
-        self.deadlines.keys().map(|(server, _)| *server).collect()
+        self.running.keys().map(|(server, _)| *server).collect()
     }
 
-    /// Takes the connection counts of one server in; returns whether anything is over.
-    pub fn judge(&mut self, server: &VirtualKey, busy: impl Fn(&Destination) -> bool, now_ms: u64) -> bool {
-        let is_over = |((_, destination), deadline): &(&Key, &u64)| now_ms >= **deadline || !busy(destination);
+    /// Takes the connection counts of one server in, where `busy` is asked about what drains since a time; returns whether
+    /// anything is over.
+    pub fn judge(&mut self, server: &VirtualKey, busy: impl Fn(&Destination, u64) -> bool, now_ms: u64) -> bool {
+        let is_over = |((_, destination), drain): &(&Key, &Drain)| {
+            now_ms >= drain.deadline_ms || !busy(destination, drain.began_ms)
+        };
         let over: Vec<Key> = self.of(server).filter(is_over).map(|(key, _)| *key).collect();
         let any = !over.is_empty();
         self.over.extend(over);

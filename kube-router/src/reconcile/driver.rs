@@ -19,7 +19,14 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::{Command, Reconciler, attachments::Attachments, journal, policy::Enforcer, settings};
+use super::{
+    Command, Reconciler,
+    attachments::Attachments,
+    balance::{Sweep, Sweeping},
+    journal,
+    policy::Enforcer,
+    settings,
+};
 use crate::{
     apply::{
         ConntrackPlane, Failures, FirewallPlane, IpvsPlane, IpvsTimeouts, NetPlane, PlaneError, PolicyPlane,
@@ -79,6 +86,8 @@ pub struct Inputs {
     pub policy_queries: mpsc::Receiver<PolicyQuery>,
     /// Records of the programs; `None`: no network policy.
     pub records: Option<AsyncFd<Events>>,
+    /// What passes over the flows found; none without network policy.
+    pub sweeps: mpsc::Receiver<Sweep>,
     /// `true`: end the loop and leave the dataplane as it is.
     pub stop: watch::Receiver<bool>,
 }
@@ -97,6 +106,8 @@ pub struct Outputs {
     pub record: Option<Record>,
     /// Who looks on at the programs' records.
     pub monitor: Broadcaster,
+    /// What passes over the flows go by.
+    pub sweeping: watch::Sender<Sweeping>,
 }
 
 /// Why the loop ended by itself.
@@ -202,6 +213,7 @@ impl Driver {
                 () = self.outputs.monitor.changed() => {
                     self.reconciler.record_flows(self.outputs.monitor.wants_flows());
                 }
+                Some(sweep) = self.inputs.sweeps.recv() => self.reconciler.handle_swept(sweep),
                 () = records(self.inputs.records.as_mut()) => self.pass_records(),
                 Some(ask) = self.inputs.asks.recv() => {
                     self.take_ask(ask);

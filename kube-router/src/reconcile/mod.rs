@@ -501,10 +501,15 @@ impl Reconciler {
         counts: Option<&BTreeMap<Destination, Connections>>,
         now_ms: u64,
     ) {
-        let busy = |destination: &Destination| match counts {
+        let connected = |destination: &Destination| match counts {
             Some(counts) => counts.get(destination).is_some_and(|c| c.active + c.inactive > 0),
             None => true,
         };
+        let balancer = self.balancer.as_ref();
+        let has_flows = |destination: &Destination, since_ms: u64| {
+            balancer.is_some_and(|balancer| balancer.may_have_flows(server, destination, since_ms))
+        };
+        let busy = |destination: &Destination, since_ms| connected(destination) || has_flows(destination, since_ms);
         if self.drains.judge(server, busy, now_ms) {
             self.pending.servers.insert(*server);
         }

@@ -6,6 +6,7 @@ use kube_router_common::balance::Vip;
 
 use super::{
     Foreign, Pass, Reconciler,
+    balance::{Sweep, Sweeping},
     policy::{Attached, Enforcer},
     problems::{Problems, Reporter},
 };
@@ -257,11 +258,16 @@ impl Reconciler {
         }
     }
 
-    /// No flow has these backends of the fast path any more.
-    pub fn release_backends(&mut self, ids: &BTreeSet<u32>) {
+    /// All flows were passed over.
+    pub fn handle_swept(&mut self, sweep: Sweep) {
         if let Some(balancer) = &mut self.balancer {
-            balancer.release(ids);
+            balancer.handle_swept(sweep);
         }
+    }
+
+    /// How flows are to be passed over.
+    pub fn sweeping(&self) -> Sweeping {
+        self.balancer.as_ref().map_or_else(Sweeping::default, |balancer| balancer.sweeping(self.draining() > 0))
     }
 
     /// Who has a virtual server's new flows, with its row; `None`: without the fast path's programs nobody asks.

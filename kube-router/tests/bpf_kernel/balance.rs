@@ -3,12 +3,14 @@
 use kube_router::{
     apply::{
         PolicyPlane,
-        bpf::{KernelPolicy, entries},
+        bpf::{Dataplane, KernelPolicy, Options, entries, now_s},
     },
     plan::balance::BalanceOrder,
 };
 use kube_router_common::{
     balance::{Backend, Vip},
+    config::Iface,
+    flow::{Flow, FlowKey, Tcp},
     policy::ServiceKey,
     schedule::NONE,
     sizes::Sizes,
@@ -87,4 +89,49 @@ fn a_kernel_that_has_no_room_for_its_ring_says_so_and_what_was_written_can_be_de
     assert!(part < 2_000, "{part}");
     carry_out(&mut plane, &[BalanceOrder::DeleteRing(2, 2_000)]);
     assert!(plane.observe_balance().expect("tables").tables.ring(2).is_none());
+}
+
+fn flow(port: u16, backend: u32, flags: u16, state: u8) -> (FlowKey, Flow) {
+    let (local, peer) = (address("10.244.0.9"), address("10.96.0.1"));
+    let key = FlowKey { local, peer, local_port: port, peer_port: 80, protocol: 6, ..FlowKey::default() };
+    let (to, last_seen_s) = (address("10.244.0.8"), now_s());
+    (key, Flow { last_seen_s, ifindex: 7, pod: 1, backend, to, to_port: 8080, flags, state, ..Flow::default() })
+}
+
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter counts_each_connection"]
+fn a_sweep_counts_each_connection_once_and_says_who_is_held() {
+    let _alone = alone();
+    let dataplane = Dataplane::load(&Options::default()).expect("load");
+    let (tables, balance) = (dataplane.tables(), dataplane.balance());
+    tables.ifaces.put(&7, &Iface { pod: 1, ..Iface::default() }).expect("interface");
+    let (client, server) = (Flow::FAST | Flow::NAT | Flow::FROM_POD, Flow::FAST | Flow::NAT);
+    let add = |port, backend, state| {
+        let (key, own) = flow(port, backend, client, state);
+        let far = Flow { to: key.peer, to_port: key.peer_port, flags: server, ..own };
+        tables.flows.put(&key, &own).expect("flow");
+        tables.flows.put(&key.turned(&own), &far).expect("flow");
+        (key, own)
+    };
+    add(1_000, 5, Tcp::SYN_SENT);
+    add(1_001, 5, Tcp::ESTABLISHED);
+    add(1_002, 5, Tcp::FIN_WAIT);
+    add(1_003, 6, Tcp::TIME_WAIT);
+    let (over, old) = add(1_004, 7, Tcp::SYN_RECV);
+    for key in [over, over.turned(&old)] {
+        let flow = tables.flows.get(&key).expect("read").expect("there");
+        tables.flows.put(&key, &Flow { last_seen_s: now_s().saturating_sub(61), ..flow }).expect("flow");
+    }
+    let (key, plain) = flow(1_005, 9, Flow::FAST | Flow::FROM_POD, Tcp::ESTABLISHED);
+    tables.flows.put(&key, &plain).expect("flow");
+    for (backend, wrong) in [(5, 9), (6, 1), (7, 1), (8, -3), (9_000, 4), (9_001, 4)] {
+        balance.actives.put(&backend, &wrong).expect("count");
+    }
+    let began = std::time::Instant::now();
+    let swept = tables.sweep_flows(balance, 9_001, now_s()).expect("sweep");
+    println!("swept in {:?}", began.elapsed());
+    assert_eq!((swept.live, swept.over, swept.orphans), (9, 2, 0));
+    assert_eq!(swept.held, [5, 6].into(), "what closes is held, too; what goes to no service has no backend");
+    let counted = balance.actives.nonzero(u32::MAX).expect("read");
+    assert_eq!(counted, [(5, 2), (9_001, 4)].into(), "the last one is nobody's number");
 }

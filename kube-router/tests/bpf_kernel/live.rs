@@ -276,7 +276,7 @@ fn tables_hold_what_is_written() {
     for port in 1..=500 {
         flows.put(&kube_router_common::flow::FlowKey { local_port: port, ..key }, &over).expect("write");
     }
-    let swept = dataplane.tables().sweep_flows(now_s).expect("sweep");
+    let swept = dataplane.tables().sweep_flows(dataplane.balance(), 0, now_s).expect("sweep");
     // Its pod has no interface here.
     assert_eq!((swept.live, swept.over, swept.orphans), (0, 500, 1));
     assert_eq!(flows.read_all().expect("read").len(), 0);

@@ -123,7 +123,7 @@ fn a_flood_leaves_places_for_other_pods() {
 
         // The first one's connections end, and it gets places again, but not as many as when it was alone.
         grow_old(tables, 1);
-        let swept = tables.sweep_flows(now_s()).expect("sweep");
+        let swept = tables.sweep_flows(rig.dataplane.balance(), 0, now_s()).expect("sweep");
         assert_eq!((swept.live, swept.over, swept.orphans), (16, 32, 0));
         assert_eq!(counted(tables), BTreeMap::from([(ALL_PODS, 16), (2, 16)]));
         assert_eq!(flood(&front, 1, 9_000..11_000), 24);
@@ -179,10 +179,11 @@ fn a_number_that_is_used_again_inherits_no_flows() {
         let (done, result) = plane.apply(&orders);
         result.expect("applied");
         assert_eq!(done, 2);
-        let tables = plane.dataplane().tables();
+        let dataplane = plane.dataplane();
+        let tables = dataplane.tables();
         assert_eq!(tables.flow_counts.get(&1).expect("read"), Some(0));
         assert_eq!(flood(&front, 2, 1_000..1_005), 5);
-        let swept = tables.sweep_flows(now_s()).expect("sweep");
+        let swept = tables.sweep_flows(dataplane.balance(), 0, now_s()).expect("sweep");
         assert_eq!((swept.live, swept.over, swept.orphans), (5, 0, 33));
         assert_eq!(counted(tables), BTreeMap::from([(ALL_PODS, 5), (2, 5)]));
         assert_eq!(counted(tables), there(tables));

@@ -10,6 +10,7 @@
 
 pub(in crate::apply) mod attach;
 mod balance;
+mod counts;
 mod object;
 mod pinned;
 mod plane;

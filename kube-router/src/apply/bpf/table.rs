@@ -4,6 +4,7 @@
 //! (some kernels' tries, for one) is served row by row.
 
 use std::{
+    collections::BTreeMap,
     io,
     marker::PhantomData,
     os::fd::{AsFd, OwnedFd},
@@ -147,6 +148,14 @@ impl<K: Row, V: Row> Table<K, V> {
     }
 
     fn each(&self, mut row: impl FnMut(K, &[u8])) -> Result<(), BpfError> {
+        self.each_while(|key, value| {
+            row(key, value);
+            true
+        })
+    }
+
+    /// Row by row, until one says false.
+    fn each_while(&self, mut row: impl FnMut(K, &[u8]) -> bool) -> Result<(), BpfError> {
         let mut room = BATCH.min(self.max_entries.max(1) as usize);
         let (mut from, mut to) = (None, [0; 64]);
         let (mut keys, mut values) = (vec![0; room * self.shape.key], vec![0; room * self.shape.value]);
@@ -157,8 +166,10 @@ impl<K: Row, V: Row> Table<K, V> {
                 Ok((count, last)) => {
                     let pairs = keys.chunks(self.shape.key).zip(values.chunks(self.shape.value));
                     for (key, value) in pairs.take(count) {
-                        if let Ok(key) = K::read_from_bytes(key) {
-                            row(key, value);
+                        if let Ok(key) = K::read_from_bytes(key)
+                            && !row(key, value)
+                        {
+                            return Ok(());
                         }
                     }
                     if last {
@@ -177,19 +188,37 @@ impl<K: Row, V: Row> Table<K, V> {
         }
     }
 
-    fn each_single(&self, mut row: impl FnMut(K, &[u8])) -> Result<(), BpfError> {
+    fn each_single(&self, mut row: impl FnMut(K, &[u8]) -> bool) -> Result<(), BpfError> {
         let mut key: Option<Vec<u8>> = None;
         let mut next = vec![0; self.shape.key];
         let mut value = vec![0; self.shape.value];
         while syscall::next_key(self.fd.as_fd(), key.as_deref(), &mut next, self.shape).map_err(self.failed())? {
             if syscall::lookup(self.fd.as_fd(), &next, &mut value, self.shape).map_err(self.failed())?
                 && let Ok(key) = K::read_from_bytes(&next)
+                && !row(key, &value)
             {
-                row(key, &value);
+                return Ok(());
             }
             key = Some(next.clone());
         }
         Ok(())
+    }
+}
+
+impl Table<u32, i32> {
+    /// The rows of an array that count something, of the first `end`: 65,536 take some ten milliseconds.
+    pub fn nonzero(&self, end: u32) -> Result<BTreeMap<u32, i32>, BpfError> {
+        let mut rows = BTreeMap::new();
+        self.each_while(|key, value| {
+            if key < end
+                && let Ok((value, _)) = i32::read_from_prefix(value)
+                && value != 0
+            {
+                rows.insert(key, value);
+            }
+            key < end
+        })?;
+        Ok(rows)
     }
 }
 

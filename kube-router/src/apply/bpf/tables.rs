@@ -14,7 +14,7 @@ use kube_router_common::{
     policy::{Address, CidrKey, Endpoint, Peer, PodGroups, PolicyKey, PolicyRow, Service, ServiceKey},
 };
 
-use super::{BpfError, table::Table};
+use super::{BalanceMaps, BpfError, counts::Recount, table::Table};
 
 pub struct Tables {
     pub endpoints: Table<Address, Endpoint>,
@@ -35,12 +35,14 @@ pub struct Tables {
 }
 
 /// What a pass over the flows found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     pub live: usize,
     pub over: usize,
     /// Of pods that are gone.
     pub orphans: usize,
+    /// Backends of services that live flows have.
+    pub held: BTreeSet<u32>,
 }
 
 impl Tables {
@@ -95,10 +97,11 @@ impl Tables {
     }
 
     /// Removes flows that are over at `now_s` (seconds of CLOCK_MONOTONIC; [`now_s`]), and of pods that are gone; counts the
-    /// rest anew. What the programs touch between the reading and the removal is read once more; should one come back even
+    /// rest anew, for pods and for backends, whose numbers are below `backends`. What the programs touch between the reading and the removal is read once more; should one come back even
     /// then, its next packet is judged anew.
-    pub fn sweep_flows(&self, now_s: u32) -> Result<Swept, BpfError> {
-        let before = self.read_counts()?;
+    pub fn sweep_flows(&self, balance: &BalanceMaps, backends: u32, now_s: u32) -> Result<Swept, BpfError> {
+        let mut owned = Recount::begin(&self.flow_counts, u32::MAX)?;
+        let mut actives = Recount::begin(&balance.actives, backends)?;
         let flows = self.flows.read_all()?;
         // After the flows: a pod's interface is here before its first flow.
         let owners = Owners::of(self.ifaces.read_all()?);
@@ -108,7 +111,7 @@ impl Tables {
         let is_over = |key: &FlowKey, flow: &Flow| {
             flow.is_over(key.protocol, now_s) && !(flow.is(Flow::FAST) && alive.contains(&key.turned(flow)))
         };
-        let (mut swept, mut found) = (Swept::default(), BTreeMap::new());
+        let mut swept = Swept::default();
         for (key, flow) in flows {
             let again = |goes: &dyn Fn(&Flow) -> bool| -> Result<bool, BpfError> {
                 Ok(self.flows.get(&key)?.is_some_and(|flow| goes(&flow)))
@@ -120,39 +123,33 @@ impl Tables {
                 swept.orphans += 1;
             } else {
                 swept.live += 1;
-                *found.entry(flow.pod).or_default() += 1;
+                owned.add(flow.pod);
+                if flow.is(Flow::NAT) {
+                    swept.held.insert(flow.backend);
+                    // The other direction is the same connection.
+                    if flow.is(Flow::FROM_POD) && flow.is_active(key.protocol) {
+                        actives.add(flow.backend);
+                    }
+                }
             }
         }
-        self.correct_counts(&before, found)?;
+        correct_owned(owned)?;
+        actives.correct()?;
         Ok(swept)
     }
 
     /// Counts the flows of each pod: programs that do not count may have been at work, and flows have been copied.
     pub fn count_flows(&self) -> Result<(), BpfError> {
-        let before = self.read_counts()?;
-        let mut found = BTreeMap::new();
-        for (_, flow) in self.flows.read_all()? {
-            *found.entry(flow.pod).or_default() += 1;
-        }
-        self.correct_counts(&before, found)
+        let mut owned = Recount::begin(&self.flow_counts, u32::MAX)?;
+        self.flows.read_all()?.iter().for_each(|(_, flow)| owned.add(flow.pod));
+        correct_owned(owned)
     }
+}
 
-    fn read_counts(&self) -> Result<BTreeMap<u32, i32>, BpfError> {
-        Ok(self.flow_counts.read_all()?.into_iter().collect())
-    }
-
-    /// Puts counts right that were `before` when a walk of the table began which `found` these flows. What the programs
-    /// count meanwhile is added to what was found. A flow that the walk met as well then counts twice, and what they count
-    /// between our reading of a number and our writing is lost, both until the next walk.
-    fn correct_counts(&self, before: &BTreeMap<u32, i32>, mut found: BTreeMap<u32, i32>) -> Result<(), BpfError> {
-        found.insert(ALL_PODS, found.values().sum());
-        let right = self.flow_counts.read_all()?.into_iter().filter_map(|(pod, now)| {
-            let meanwhile = now.saturating_sub(before.get(&pod).copied().unwrap_or_default());
-            let right = found.get(&pod).copied().unwrap_or_default().saturating_add(meanwhile).max(0);
-            (right != now).then_some((pod, right))
-        });
-        self.flow_counts.put_all(&right.collect::<Vec<_>>())
-    }
+/// Of each pod, and of all.
+fn correct_owned(mut owned: Recount<'_>) -> Result<(), BpfError> {
+    owned.found.insert(ALL_PODS, owned.found.values().sum());
+    owned.correct()
 }
 
 /// Whose interfaces there are.

@@ -79,7 +79,7 @@ pub fn dump(
 pub fn backends(maps: &BalanceMaps, format: Format, output: &mut impl Write) -> Result<(), DumpError> {
     let servers: BTreeMap<u32, ServiceKey> =
         maps.vips.read_all()?.into_iter().map(|(key, vip)| (vip.id, key)).collect();
-    let actives: BTreeMap<u32, i32> = maps.actives.read_all()?.into_iter().collect();
+    let actives: BTreeMap<u32, i32> = maps.actives.nonzero(u32::MAX)?;
     let mut backends = maps.backends.read_all()?;
     backends.retain(|(_, backend)| *backend != Backend::default());
     backends.sort_unstable_by_key(|(id, backend)| (servers.get(&backend.vip).copied(), backend.vip, *id));

@@ -38,8 +38,8 @@ impl Balancer {
     }
 
     /// No flow has these backends any more. Their numbers are free, but for those in use.
-    pub fn release(&mut self, ids: &BTreeSet<u32>) {
-        let Some(tables) = &mut self.in_force else { return };
+    pub(super) fn release(&mut self, ids: &BTreeSet<u32>) {
+        let Some(tables) = self.in_force.as_mut().filter(|_| !ids.is_empty()) else { return };
         let rows: BTreeSet<u32> = tables.vips.values().map(|vip| vip.id).collect();
         for id in ids {
             let Some(backend) = tables.backends.get(id).copied().filter(|backend| backend.flags == 0) else { continue };

@@ -22,8 +22,9 @@ enum Step {
     Fault(usize, usize),
     /// IPVS refuses the n-th order from now.
     Refuse(usize),
-    /// No flow has the backends that are gone any more.
-    Release,
+    /// Flows of the fast path to this endpoint begin, or end.
+    Flows(u8, bool),
+    Sweep,
 }
 
 fn serving() -> impl Strategy<Value = Serving> {
@@ -43,7 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Restart),
         1 => (0..6_usize, 0..20_usize).prop_map(|(order, rows)| Step::Fault(order, rows)),
         1 => (0..10_usize).prop_map(Step::Refuse),
-        1 => Just(Step::Release),
+        2 => (1..6_u8, any::<bool>()).prop_map(|(endpoint, begin)| Step::Flows(endpoint, begin)),
+        4 => Just(Step::Sweep),
     ]
 }
 
@@ -70,7 +72,9 @@ proptest! {
                     let at = state.seen + order;
                     state.faults.insert(at, Fault::Refuse(libc::ENOMEM));
                 }
-                Step::Release => rig.release(),
+                Step::Flows(endpoint, true) => rig.begin_flows(endpoint),
+                Step::Flows(endpoint, false) => rig.end_flows(endpoint),
+                Step::Sweep => rig.sweep(),
             }
             rig.settle();
         }

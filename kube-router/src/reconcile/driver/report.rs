@@ -44,6 +44,7 @@ impl Driver {
             self.outputs.problems.send_modify(|changes| *changes += 1);
         }
         self.outputs.metrics.set_drain_queue(self.reconciler.draining());
+        self.outputs.sweeping.send_replace(self.reconciler.sweeping());
         for kind in Kind::ALL {
             self.outputs.metrics.set_objects(kind, self.reconciler.cluster().count(kind));
         }

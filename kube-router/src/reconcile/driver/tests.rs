@@ -52,6 +52,7 @@ fn driver(kernel: &FakeKernel, refused_timeouts: usize) -> Driver {
         asks: mpsc::channel(1).1,
         policy_queries: mpsc::channel(1).1,
         records: None,
+        sweeps: mpsc::channel(1).1,
         stop: watch::channel(false).1,
     };
     let outputs = Outputs {
@@ -61,6 +62,7 @@ fn driver(kernel: &FakeKernel, refused_timeouts: usize) -> Driver {
         problems: watch::channel(0).0,
         record: None,
         monitor: Broadcaster::default(),
+        sweeping: watch::channel(Default::default()).0,
     };
     let config = ProxyConfig { sync_period: Duration::from_millis(1), ..ProxyConfig::default() };
     let limit = Duration::from_secs(60);

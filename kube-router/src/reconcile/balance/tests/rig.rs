@@ -30,7 +30,7 @@ use crate::{
         parse::{Claim, RawObject},
     },
     plan::{Stage, balance::BalanceOrder},
-    reconcile::{Command, Reconciler},
+    reconcile::{Command, Reconciler, balance::Sweep},
 };
 
 /// Small ones; every size of sh, dh and mh is a ring like others.
@@ -62,6 +62,10 @@ pub struct Rig {
     objects: BTreeMap<(Kind, ObjectKey), ObjectEvent>,
     /// Whose a number was when it was first written, for the flows that have it.
     held: BTreeMap<u32, (u32, SocketAddr)>,
+    /// Backends that flows have.
+    flows: BTreeSet<u32>,
+    /// Those that were open since the last sweep, and between it and the one before.
+    open: [BTreeSet<u32>; 2],
     /// The same of virtual servers.
     named: BTreeMap<u32, ServiceKey>,
     /// Tables could not be written, or somebody else was at work, so IPVS may be ahead of them.
@@ -82,6 +86,8 @@ impl Rig {
             graceful,
             objects: BTreeMap::new(),
             held: BTreeMap::new(),
+            flows: BTreeSet::new(),
+            open: Default::default(),
             named: BTreeMap::new(),
             behind: false,
         };
@@ -161,17 +167,27 @@ impl Rig {
         state.balance_faults.insert(at, rows);
     }
 
-    /// Flows of backends that are gone end.
-    pub fn release(&mut self) {
-        let gone: BTreeSet<u32> = {
-            let state = self.tables.0.borrow();
-            let backends = state.balance.tables.backends.iter();
-            backends.filter(|(_, backend)| backend.flags == 0).map(|(id, _)| *id).collect()
-        };
-        self.held.retain(|id, _| !gone.contains(id));
-        self.reconciler.release_backends(&gone);
-        let rows: Vec<u32> = self.tables.0.borrow().balance.tables.vips.values().map(|vip| vip.id).collect();
-        self.named.retain(|vip, _| rows.contains(vip) || self.held.values().any(|(of, _)| of == vip));
+    /// Programs give flows to this endpoint, with every number of it that they may have read in a ring.
+    pub fn begin_flows(&mut self, endpoint: u8) {
+        let held = &self.held;
+        let is_there = |id: &&u32| held.get(id).is_some_and(|(_, place)| is_endpoint(place, endpoint));
+        self.flows.extend(self.open.iter().flatten().filter(is_there));
+    }
+
+    pub fn end_flows(&mut self, endpoint: u8) {
+        let held = &self.held;
+        self.flows.retain(|id| !held.get(id).is_some_and(|(_, place)| is_endpoint(place, endpoint)));
+    }
+
+    /// All flows are passed over. A program takes less time than there is between two sweeps, so that a ring that was
+    /// replaced before the last one is in nobody's hands.
+    pub fn sweep(&mut self) {
+        self.now_ms += 1;
+        self.reconciler.handle_swept(Sweep { began_ms: self.now_ms, held: self.flows.clone() });
+        let state = self.tables.0.borrow();
+        let open = state.balance.tables.backends.iter().filter(|(_, backend)| backend.has(Backend::OPEN));
+        let last = std::mem::replace(&mut self.open[0], open.map(|(id, _)| *id).collect());
+        self.open[1] = last;
     }
 
     /// Carries out what is to be done now, one order at a time.
@@ -226,13 +242,22 @@ impl Rig {
         }
     }
 
-    /// Who was given a number.
+    /// Who was given a number, and who gave it back.
     fn note(&mut self, order: &BalanceOrder) {
+        if let BalanceOrder::ForgetBackend(id) = order {
+            assert!(!self.flows.contains(id), "a flow has {id}");
+            self.held.remove(id);
+            let rows: Vec<u32> = self.tables.0.borrow().balance.tables.vips.values().map(|vip| vip.id).collect();
+            self.named.retain(|vip, _| rows.contains(vip) || self.held.values().any(|(of, _)| of == vip));
+        }
         if let BalanceOrder::SetBackend(id, backend) = order {
             let place = SocketAddr::new(ip_of(backend.address), backend.port);
             let before = *self.held.entry(*id).or_insert((backend.vip, place));
-            assert_eq!(before, (backend.vip, place), "a flow has {id}");
+            assert_eq!(before, (backend.vip, place), "a flow may have {id}");
             assert_ne!(*id, 0);
+            if backend.has(Backend::OPEN) {
+                self.open[0].insert(*id);
+            }
         }
     }
 
@@ -348,6 +373,10 @@ impl Rig {
             assert_eq!(backend.has(Backend::OPEN), named, "{id} {place}");
         }
     }
+}
+
+fn is_endpoint(place: &SocketAddr, endpoint: u8) -> bool {
+    place.ip() == IpAddr::from([10, 244, 0, endpoint])
 }
 
 pub fn tcp(number: u8) -> VirtualKey {

@@ -10,6 +10,7 @@ use crate::{
     compile::balance::{FastPath, Path, Why},
     objects::Protocol,
     plan::balance::BalanceOrder,
+    reconcile::balance::Sweep,
 };
 
 const OPEN: u16 = Backend::LIVE | Backend::OPEN;
@@ -89,16 +90,123 @@ fn who_drains_leaves_the_ring_and_comes_back_under_its_number() {
 }
 
 #[test]
-fn a_released_number_is_nobodys_and_one_in_use_stays() {
+fn a_number_is_free_when_two_sweeps_found_nobody_with_it() {
     let mut rig = serving(false, "rr", &[1, 2]);
     let [one, two] = [1, 2].map(|last| rig.backend(&tcp(1), last).expect("known").0);
+    rig.begin_flows(2);
     rig.serve(1, &Serving::by("rr", &[1]));
     rig.settle();
-    rig.reconciler.release_backends(&[one, two].into());
     let before = rig.orders();
+    let swept = |rig: &mut Rig| {
+        rig.sweep();
+        rig.settle();
+        orders_since(rig, before)
+    };
+    assert_eq!((swept(&mut rig), swept(&mut rig)), (vec![], vec![]), "a flow has it");
+    rig.end_flows(2);
+    assert_eq!(swept(&mut rig), []);
+    // Somebody had read the ring before it was replaced.
+    rig.begin_flows(2);
+    rig.end_flows(2);
+    assert_eq!(swept(&mut rig), [BalanceOrder::ForgetBackend(two)]);
+    assert_eq!(swept(&mut rig).len(), 1, "once");
+    assert_eq!(rig.backend(&tcp(1), 1), Some((one, OPEN)), "in use, with or without flows");
+}
+
+#[test]
+fn a_flow_between_two_sweeps_and_a_restart_begin_it_anew() {
+    let mut rig = serving(false, "rr", &[1, 2]);
+    let two = rig.backend(&tcp(1), 2).expect("known").0;
+    rig.serve(1, &Serving::by("rr", &[1]));
+    rig.settle();
+    let before = rig.orders();
+    rig.sweep();
+    rig.begin_flows(2);
+    rig.sweep();
+    rig.end_flows(2);
+    rig.sweep();
+    rig.settle();
+    assert_eq!(orders_since(&rig, before), [], "a late flow was met by the second");
+    rig.restart();
+    rig.settle();
+    rig.sweep();
+    rig.settle();
+    assert_eq!(orders_since(&rig, before), []);
+    rig.sweep();
     rig.settle();
     assert_eq!(orders_since(&rig, before), [BalanceOrder::ForgetBackend(two)]);
-    assert_eq!(rig.backend(&tcp(1), 1), Some((one, OPEN)));
+}
+
+/// The walk of a sweep that began before has passed some flows already.
+#[test]
+fn a_sweep_counts_only_if_it_began_after_the_row_was_written() {
+    let mut rig = serving(false, "rr", &[1, 2]);
+    rig.now_ms = 100;
+    rig.serve(1, &Serving::by("rr", &[1]));
+    rig.settle();
+    let before = rig.orders();
+    for began_ms in [99, 100, 101] {
+        rig.reconciler.handle_swept(Sweep { began_ms, ..Sweep::default() });
+        rig.settle();
+    }
+    assert_eq!(orders_since(&rig, before), []);
+    rig.reconciler.handle_swept(Sweep { began_ms: 102, ..Sweep::default() });
+    rig.settle();
+    assert_eq!(orders_since(&rig, before).len(), 1);
+}
+
+fn drains(rig: &Rig, last: u8) -> bool {
+    let state = rig.ipvs.0.borrow();
+    let destinations = &state.kernel.ipvs.servers[&tcp(1)].destinations;
+    destinations
+        .iter()
+        .any(|(place, weight)| *weight == 0 && place.to_string().starts_with(&format!("10.244.0.{last}:")))
+}
+
+#[test]
+fn a_drain_waits_for_flows_past_ipvs_and_not_for_ever() {
+    for ends in [true, false] {
+        let mut rig = serving(true, "rr", &[1, 2]);
+        let pass = |rig: &mut Rig, ms: u64, sweeps: bool| {
+            if sweeps {
+                rig.sweep();
+            }
+            rig.now_ms += ms;
+            rig.settle();
+            drains(rig, 2)
+        };
+        rig.begin_flows(2);
+        assert!(!rig.reconciler.sweeping().is_awaited);
+        rig.sweep();
+        rig.serve(1, &Serving::by("rr", &[1]));
+        rig.settle();
+        assert!(rig.reconciler.sweeping().is_awaited);
+        assert!(pass(&mut rig, 6_000, false), "no sweep began since");
+        assert!(pass(&mut rig, 6_000, true), "there are flows");
+        if ends {
+            rig.end_flows(2);
+            assert!(!pass(&mut rig, 6_000, true));
+        } else {
+            assert!(pass(&mut rig, 6_000, true));
+            assert!(!pass(&mut rig, 15_000, true), "its time is over");
+            assert_eq!(rig.backend(&tcp(1), 2).map(|(_, flags)| flags), Some(0), "its flows are refused");
+        }
+        assert!(!rig.reconciler.sweeping().is_awaited);
+    }
+}
+
+#[test]
+fn a_drain_of_ipvs_alone_waits_for_no_sweep() {
+    let mut rig = Rig::new(true);
+    let serving = |endpoints: &[u8]| Serving { fast: false, ..Serving::by("rr", endpoints) };
+    rig.serve(1, &serving(&[1, 2]));
+    rig.settle();
+    rig.serve(1, &serving(&[1]));
+    rig.settle();
+    assert!(drains(&rig, 2));
+    rig.now_ms += 6_000;
+    rig.settle();
+    assert!(!drains(&rig, 2));
 }
 
 /// All destinations are exchanged at once: there is no moment without a ring.
