@@ -183,7 +183,11 @@ impl Rig {
     /// replaced before the last one is in nobody's hands.
     pub fn sweep(&mut self) {
         self.now_ms += 1;
-        self.reconciler.handle_swept(Sweep { began_ms: self.now_ms, held: self.flows.clone() });
+        self.sweep_begun(self.now_ms);
+    }
+
+    pub fn sweep_begun(&mut self, began_ms: u64) {
+        self.reconciler.handle_swept(Sweep { began_ms, held: self.flows.clone() });
         let state = self.tables.0.borrow();
         let open = state.balance.tables.backends.iter().filter(|(_, backend)| backend.has(Backend::OPEN));
         let last = std::mem::replace(&mut self.open[0], open.map(|(id, _)| *id).collect());
@@ -246,6 +250,7 @@ impl Rig {
     fn note(&mut self, order: &BalanceOrder) {
         if let BalanceOrder::ForgetBackend(id) = order {
             assert!(!self.flows.contains(id), "a flow has {id}");
+            assert!(!self.open.iter().any(|open| open.contains(id)), "a program may be about to give {id} to a flow");
             self.held.remove(id);
             let rows: Vec<u32> = self.tables.0.borrow().balance.tables.vips.values().map(|vip| vip.id).collect();
             self.named.retain(|vip, _| rows.contains(vip) || self.held.values().any(|(of, _)| of == vip));

@@ -10,7 +10,6 @@ use crate::{
     compile::balance::{FastPath, Path, Why},
     objects::Protocol,
     plan::balance::BalanceOrder,
-    reconcile::balance::Sweep,
 };
 
 const OPEN: u16 = Backend::LIVE | Backend::OPEN;
@@ -146,11 +145,11 @@ fn a_sweep_counts_only_if_it_began_after_the_row_was_written() {
     rig.settle();
     let before = rig.orders();
     for began_ms in [99, 100, 101] {
-        rig.reconciler.handle_swept(Sweep { began_ms, ..Sweep::default() });
+        rig.sweep_begun(began_ms);
         rig.settle();
     }
     assert_eq!(orders_since(&rig, before), []);
-    rig.reconciler.handle_swept(Sweep { began_ms: 102, ..Sweep::default() });
+    rig.sweep_begun(102);
     rig.settle();
     assert_eq!(orders_since(&rig, before).len(), 1);
 }
