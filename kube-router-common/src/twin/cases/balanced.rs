@@ -181,6 +181,27 @@ pub(super) fn balanced(list: &mut List, f: Family) {
         .given(move |t| begun(t, f, Tcp::ESTABLISHED))
         .delivers(IF_2, MAC_2)
         .flows(2);
+    for flags in [Tcp::FIN | ACK, Tcp::RST] {
+        for (generation, changed) in [(0, ""), (1, ", since policies changed")] {
+            list.out(
+                &says(&std::format!("the client ends it with {flags:#x}{changed}: one less")),
+                Build::tcp(client, at, flags),
+            )
+            .given(move |t| begun(t, f, Tcp::ESTABLISHED))
+            .given(move |t| t.config.generation += generation)
+            .delivers(IF_2, MAC_2)
+            .flows(2);
+            list.out(
+                &says(&std::format!("the backend ends it with {flags:#x}{changed}: one less")),
+                Build::tcp(by, client, flags).with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1)),
+            )
+            .at(IF_2)
+            .given(move |t| begun(t, f, Tcp::ESTABLISHED))
+            .given(move |t| t.config.generation += generation)
+            .delivers(IF_1, MAC_1)
+            .flows(2);
+        }
+    }
     list.out(&says("its replies have the service's address"), reply())
         .at(IF_2)
         .given(move |t| begun(t, f, Tcp::SYN_SENT))
