@@ -24,7 +24,7 @@ use crate::{
     event::{BUCKET_ANSWERS, EventHead},
     flow::{ALL_PODS, Flow, FlowKey},
     hooks::{self, Action, Began, Case, Count, Hook, Way, World},
-    packet::{Bytes, ends, ethertype, protocol, transport},
+    packet::{Bytes, Ends, ends, ethertype, protocol, transport},
     policy::{
         Address, CidrKey, DEFAULT_FLOWS, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service,
         ServiceKey,
@@ -48,6 +48,8 @@ pub struct Tables {
     pub rings: BTreeMap<RingKey, u32>,
     pub backends: BTreeMap<u32, Backend>,
     pub turns: BTreeMap<u32, u32>,
+    /// Through which interface the node sends to whom.
+    pub routes: BTreeMap<Address, u32>,
     pub ports: BTreeMap<u32, u32>,
     pub policy: BTreeMap<PolicyKey, PolicyRow>,
     pub flows: BTreeMap<FlowKey, Flow>,
@@ -85,6 +87,7 @@ impl Default for Tables {
             rings: BTreeMap::new(),
             backends: BTreeMap::new(),
             turns: BTreeMap::new(),
+            routes: BTreeMap::new(),
             ports: BTreeMap::new(),
             policy: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -378,6 +381,10 @@ impl<'p> World for View<'p> {
 
     fn vip(&self, key: &ServiceKey) -> Option<Vip> {
         self.tables.borrow().vips.get(key).copied()
+    }
+
+    fn route(&self, _ends: &Ends, to: &Address) -> Option<u32> {
+        self.tables.borrow().routes.get(to).copied()
     }
 
     fn ring(&self, key: &RingKey) -> Option<u32> {

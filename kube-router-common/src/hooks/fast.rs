@@ -47,6 +47,9 @@ pub(super) fn read_way(way: &mut Way, flow: &Flow) {
 /// Is the pod still there? And does nothing stand there by now: the stack goes on with what it can, but knows no translation.
 #[inline(always)]
 pub(super) fn check_way<W: World>(world: &W, way: &mut Way) {
+    if way.ifindex == Flow::ROUTED {
+        return;
+    }
     let iface = if way.rewrites != 0 { published(world, way.ifindex) } else { direct(world, way.ifindex) };
     match iface {
         Some(iface) => way.mac = iface.mac,
@@ -168,6 +171,121 @@ pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason>
     }
     (case.pod, case.class, case.rule, case.egress) = (own.0, own.1, own.2, true);
     Ok(end.ifindex)
+}
+
+/// Is the backend on a node that is reached by an interface where its answers are met? Its pod's policies are that node's.
+#[inline(always)]
+pub(super) fn is_remote<W: World>(world: &W, case: &Case) -> bool {
+    let Some(own) = world.endpoint(&case.key.local) else { return false };
+    if own.pod != case.pod || own.ifindex != world.ifindex() {
+        return false;
+    }
+    let Some(ifindex) = world.route(&case.ends, &case.far) else { return false };
+    let met = |iface: Iface| iface.flags & (Iface::UPLINK | Iface::NO_LINK_HEADER) == Iface::UPLINK;
+    world.iface(ifindex).is_some_and(met)
+}
+
+/// The entry for what a backend of another node answers: the first half of the pair. False: there is no room, or the answers
+/// could not be told from those to a connection that the pod has with the backend itself.
+#[inline(always)]
+pub(super) fn begin_remote<W: World>(world: &W, case: &mut Case) -> bool {
+    case.other = FlowKey {
+        local: case.key.local,
+        peer: case.far,
+        local_port: case.key.local_port,
+        peer_port: case.far_port,
+        protocol: case.key.protocol,
+        kind: FlowKey::POD,
+        pad: 0,
+    };
+    let (protocol, now_s) = (case.t.protocol, case.now_s);
+    let lives = |flow: &Flow| flow.pod == case.pod && !flow.is_over(protocol, now_s);
+    if world.flow(&case.other).is_some_and(|flow| lives(&flow)) {
+        return false;
+    }
+    case.other.kind = FlowKey::NET;
+    let (known, owner) = match world.flow(&case.other) {
+        Some(flow) if lives(&flow) => return false,
+        Some(flow) => (true, flow.pod),
+        None => (false, 0),
+    };
+    let kept = (case.is_known, case.owner);
+    (case.flow, case.is_known, case.owner) = (Flow::default(), known, owner);
+    case.flow.flags = Flow::FAST | Flow::NAT;
+    (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
+    (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (case.class, case.rule, world.ifindex());
+    (case.flow.backend, case.flow.to, case.flow.to_port) = (case.backend, case.key.peer, case.key.peer_port);
+    case.flow.see(case.t.protocol, case.t.flags, true, case.now_s);
+    let isolated = case.groups != PodGroups::default();
+    core::mem::swap(&mut case.key, &mut case.other);
+    let has_place = keep(world, case, Want::of(isolated, false), most_flows(case, isolated));
+    core::mem::swap(&mut case.key, &mut case.other);
+    (case.flow, case.is_known, case.owner) = (Flow::default(), kept.0, kept.1);
+    has_place
+}
+
+/// From the network to a pod of this node: is it what a service's backend answers? Then the pod gets it from the service.
+#[inline(always)]
+pub(super) fn answer_in<W: World>(world: &W, case: &mut Case) -> Result<bool, Reason> {
+    if case.ends.protocol != protocol::TCP || world.endpoint(&case.ends.destination).is_none() {
+        return Ok(false);
+    }
+    if case.read_transport(world).is_err() || !matches!(case.t.piece, Piece::Whole) {
+        return Ok(false);
+    }
+    (case.key.local, case.key.peer) = (case.ends.destination, case.ends.source);
+    (case.key.local_port, case.key.peer_port) = (case.t.destination_port, case.t.source_port);
+    (case.key.protocol, case.key.kind, case.key.pad) = (case.t.protocol, FlowKey::NET, 0);
+    case.now_s = world.now_s();
+    let Some(mut flow) = world.flow(&case.key) else { return Ok(false) };
+    case.other = case.key.turned(&flow);
+    if flow.is_over(case.t.protocol, case.now_s) {
+        drop(flow);
+        if !other_lives(world, case) {
+            return Ok(false);
+        }
+        match world.flow(&case.key) {
+            Some(again) => flow = again,
+            None => return Ok(false),
+        }
+    }
+    let before = (flow.flags, flow.state);
+    flow.see(case.t.protocol, case.t.flags, false, case.now_s);
+    let changed = before != (flow.flags, flow.state);
+    let is_old = flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED);
+    (case.pod, case.backend) = (flow.pod, flow.backend);
+    read_way(&mut case.way, &flow);
+    drop(flow);
+    if is_old {
+        judge_answer(world, case)?;
+    }
+    if !has_backend(world, case.backend) {
+        return Err(Reason::BackendGone);
+    }
+    if changed {
+        tell_other(world, case, false);
+    }
+    check_way(world, &mut case.way);
+    Ok(true)
+}
+
+/// The policies changed: may the pod still talk with the backend?
+#[inline(always)]
+fn judge_answer<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    let class = peer_of(world, &case.key.peer).class;
+    let group = world.groups(case.pod).egress;
+    let verdict = ask(world, case, group, class, case.key.peer_port);
+    if group != NOT_ISOLATED {
+        world.count_rule(verdict.rule);
+    }
+    (case.class, case.rule, case.egress) = (class, verdict.rule, true);
+    if !verdict.allowed {
+        return Err(Reason::Denied);
+    }
+    if let Some(mut flow) = world.flow(&case.key) {
+        flow.generation = case.config.generation;
+    }
+    Ok(())
 }
 
 /// One half is not there, or is not to be: neither is the other, `case.other`.

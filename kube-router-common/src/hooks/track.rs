@@ -7,6 +7,7 @@ use super::{
     pod::ingress_class,
 };
 use crate::{
+    balance::Backend,
     config::{Config, FragKey, FragPorts, note},
     event::{BUCKET_FLOWS, EventHead},
     flow::{Flow, FlowKey, Tcp, Want},
@@ -219,6 +220,8 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     let is_whole = matches!(case.t.piece, Piece::Whole);
     let to_ifindex = if old && case.flow.is(Flow::FAST) {
         match egress {
+            // The other pod is another node's.
+            true if case.flow.to_ifindex == Flow::ROUTED => Flow::ROUTED,
             true => match fast::judge_again(world, case, from_pod) {
                 Ok(to_ifindex) => to_ifindex,
                 Err(reason) => {
@@ -273,7 +276,13 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
 #[inline(always)]
 pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     let (class, rule) = (case.class, case.rule);
-    let to_ifindex = if has_room(world, case) { fast::begin(world, case)? } else { 0 };
+    let to_ifindex = if !has_room(world, case) {
+        0
+    } else if case.is_remote {
+        if fast::begin_remote(world, case) { Flow::ROUTED } else { 0 }
+    } else {
+        fast::begin(world, case)?
+    };
     if to_ifindex == 0 && case.backend != 0 {
         return Ok(Next::Judge);
     }
@@ -312,7 +321,10 @@ pub(super) fn balance<W: World>(world: &W, case: &mut Case) -> Result<Next, Reas
     let Some((id, backend)) = chosen else { return Ok(Next::Judge) };
     (case.far, case.far_port) = (backend.address, backend.port);
     if fast::other_end(world, case).is_none() {
-        return Ok(Next::Judge);
+        case.is_remote = backend.has(Backend::REMOTE) && fast::is_remote(world, case);
+        if !case.is_remote {
+            return Ok(Next::Judge);
+        }
     }
     let class = peer_of(world, &case.far).class;
     let verdict = ask(world, case, case.groups.egress, class, case.far_port);
