@@ -68,7 +68,24 @@ fn targets(number: u8, transport: usize, node: IpAddr) -> Vec<Target> {
 #[test]
 #[ignore = "needs IPVS and SCTP: cargo xtask test --tier 4"]
 fn every_address_kind_protocol_family_client_and_policy() {
-    let mut cluster = Cluster::new("traffic");
+    everybody_asks_everything("traffic", |cluster| cluster.start(&[1, 2], &[]));
+}
+
+#[test]
+#[ignore = "needs IPVS, SCTP and the BPF object: cargo xtask test --tier 4"]
+fn every_address_kind_protocol_family_client_and_policy_past_ipvs() {
+    let cluster = everybody_asks_everything("past", |cluster| cluster.start_fast(&[1, 2], &[]));
+    for agent in &cluster.agents {
+        let flows = agent.command(&["dump", "flows"]).unwrap();
+        println!("{flows}");
+        assert!(flows.contains("fast"), "{flows}");
+        println!("{}", agent.command(&["dump", "services"]).unwrap());
+        println!("{}", agent.command(&["dump", "backends"]).unwrap());
+    }
+}
+
+fn everybody_asks_everything(prefix: &str, start: impl FnOnce(&mut Cluster)) -> Cluster {
+    let mut cluster = Cluster::new(prefix);
     let (web1, web2) = (cluster.find("web-1"), cluster.find("web-2"));
     let policies = [(1u8, "Cluster"), (2, "Local")];
     for (number, policy) in policies {
@@ -76,7 +93,7 @@ fn every_address_kind_protocol_family_client_and_policy() {
         let spec = everything(&name, number, policy).pods([&web1, &web2]);
         cluster.manifests.put(&name, &spec.objects()).unwrap();
     }
-    cluster.start(&[1, 2], &[]);
+    start(&mut cluster);
 
     let mut failures = Vec::new();
     let mut cases = 0;
@@ -113,6 +130,7 @@ fn every_address_kind_protocol_family_client_and_policy() {
     println!("{cases} cases, {} failed", failures.len());
     assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), cluster.agents[0].log().join("\n"));
     assert_eq!(cases, 4 * 3 * 2 * 2 * 4);
+    cluster
 }
 
 /// Asks until every eligible pod has answered, and compares the client address that each saw.
