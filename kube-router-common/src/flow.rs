@@ -159,6 +159,8 @@ impl Flow {
                 Tcp::TIME_WAIT => 120,
                 _ => 10,
             },
+            // As long as IPVS knows one, or it would move to another backend.
+            protocol::UDP if self.is(Flow::NAT) => 300,
             protocol::UDP if replied => 120,
             protocol::UDP => 30,
             protocol::SCTP if replied => 210,

@@ -29,7 +29,7 @@ use kube_router_common::{
     event::{CAPTURE, Event, EventHead},
     flow::{Flow, FlowKey},
     hooks::{Began, Case, Count, Way},
-    packet::{Ends, halves, protocol},
+    packet::{Ends, Piece, halves, protocol},
     policy::{Address, CidrKey, Peer},
 };
 
@@ -503,6 +503,8 @@ fn rewrite(context: &TcContext, case: &Case) -> bool {
     } else {
         (ports_at.saturating_add(UDP_CHECK), BPF_F_MARK_MANGLED_0)
     };
+    // A later fragment has addresses only.
+    let has_transport = !matches!(case.t.piece, Piece::Later);
     let pseudo = u64::from(BPF_F_PSEUDO_HDR | zero_is_none);
     let (old_port, new_port) = (port.to_be(), way.port.to_be());
     // SAFETY: helpers check their arguments and read no more than they are told.
@@ -510,13 +512,18 @@ fn rewrite(context: &TcContext, case: &Case) -> bool {
         let mut failed = if v4 {
             let (from, to) = (u64::from(old[3]), u64::from(new[3]));
             bpf_l3_csum_replace(skb.cast(), LINK + 10, from, to, 4)
-                | bpf_l4_csum_replace(skb.cast(), check_at, from, to, pseudo | 4)
                 | bpf_skb_store_bytes(skb.cast(), address_at, new[3..].as_ptr().cast(), 4, 0)
         } else {
-            bpf_l4_csum_replace(skb.cast(), check_at, 0, u64::from(difference(&old, &new)), pseudo)
-                | bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, 0)
+            bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, 0)
         };
-        if old_port != new_port {
+        if has_transport {
+            failed |= if v4 {
+                bpf_l4_csum_replace(skb.cast(), check_at, u64::from(old[3]), u64::from(new[3]), pseudo | 4)
+            } else {
+                bpf_l4_csum_replace(skb.cast(), check_at, 0, u64::from(difference(&old, &new)), pseudo)
+            };
+        }
+        if old_port != new_port && has_transport {
             let flags = u64::from(zero_is_none) | 2;
             failed |= bpf_l4_csum_replace(skb.cast(), check_at, u64::from(old_port), u64::from(new_port), flags)
                 | bpf_skb_store_bytes(skb.cast(), ports_at.saturating_add(port_at), (&raw const new_port).cast(), 2, 0);

@@ -75,12 +75,12 @@ fn every_address_kind_protocol_family_client_and_policy() {
 #[ignore = "needs IPVS, SCTP and the BPF object: cargo xtask test --tier 4"]
 fn every_address_kind_protocol_family_client_and_policy_past_ipvs() {
     let cluster = everybody_asks_everything("past", |cluster| cluster.start_fast(&[1, 2], &[]));
-    for agent in &cluster.agents {
-        let flows = agent.command(&["dump", "flows"]).unwrap();
-        println!("{flows}");
+    for (agent, pins) in cluster.agents.iter().zip(&cluster.pins) {
+        let maps = format!("--maps={}", kube_router::apply::bpf::root(pins.path()).display());
+        let [services, backends, flows] = ["services", "backends", "flows"]
+            .map(|what| agent.command(&["dump", what, &maps]).unwrap_or_else(|e| e.to_string()));
+        println!("{services}\n{backends}\n{flows}");
         assert!(flows.contains("fast"), "{flows}");
-        println!("{}", agent.command(&["dump", "services"]).unwrap());
-        println!("{}", agent.command(&["dump", "backends"]).unwrap());
     }
 }
 

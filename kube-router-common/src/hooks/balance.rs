@@ -3,6 +3,7 @@
 use super::{Case, World};
 use crate::{
     balance::{Backend, RingKey, Vip},
+    packet::protocol,
     policy::ServiceKey,
     schedule,
 };
@@ -18,7 +19,9 @@ pub(super) fn vip<W: World>(world: &W, case: &mut Case) -> Option<Vip> {
 /// Number and row of a backend that takes new flows. `None`: IPVS is to choose.
 #[inline(always)]
 pub(super) fn choose<W: World>(world: &W, case: &Case, vip: &Vip) -> Option<(u32, Backend)> {
-    if vip.affinity_s != 0 {
+    // What is not known may be IPVS's.
+    let is_learning = case.key.protocol == protocol::UDP && case.now_s < vip.learn_until_s;
+    if vip.affinity_s != 0 || is_learning {
         return None;
     }
     let port = if vip.flags & Vip::HASH_PORT != 0 { case.key.local_port } else { 0 };

@@ -84,13 +84,23 @@ pub(super) fn tell_other<W: World>(world: &W, case: &Case, from_initiator: bool)
 /// goes on with what it has begun, and any other packet may be the reply to one whose addresses were translated there.
 #[inline(always)]
 pub(super) fn may_begin(case: &Case, from_pod: bool) -> bool {
-    case.config.has(Config::FAST)
-        && case.t.protocol == protocol::TCP
-        && Tcp::opens(case.t.flags)
-        && case.egress
-        && from_pod
-        && case.is_stateful
-        && matches!(case.t.piece, Piece::Whole)
+    case.t.protocol == protocol::TCP && Tcp::opens(case.t.flags) && is_first(case, from_pod)
+}
+
+/// The same of a flow to a service, which a datagram may begin, too: no reply is sent to a service's address.
+#[inline(always)]
+pub(super) fn may_begin_service(case: &Case, from_pod: bool) -> bool {
+    let opens = match case.t.protocol {
+        protocol::TCP => Tcp::opens(case.t.flags),
+        protocol::UDP => true,
+        _ => false,
+    };
+    opens && is_first(case, from_pod)
+}
+
+#[inline(always)]
+fn is_first(case: &Case, from_pod: bool) -> bool {
+    case.config.has(Config::FAST) && case.egress && from_pod && case.is_stateful && matches!(case.t.piece, Piece::Whole)
 }
 
 /// The pod of this node behind `case.far`. Nobody's, if the sender's address is not its own: the answers would be another one's.
@@ -227,7 +237,8 @@ pub(super) fn begin_remote<W: World>(world: &W, case: &mut Case) -> bool {
 /// From the network to a pod of this node: is it what a service's backend answers? Then the pod gets it from the service.
 #[inline(always)]
 pub(super) fn answer_in<W: World>(world: &W, case: &mut Case) -> Result<bool, Reason> {
-    if case.ends.protocol != protocol::TCP || world.endpoint(&case.ends.destination).is_none() {
+    if !matches!(case.ends.protocol, protocol::TCP | protocol::UDP) || world.endpoint(&case.ends.destination).is_none()
+    {
         return Ok(false);
     }
     if case.read_transport(world).is_err() || !matches!(case.t.piece, Piece::Whole) {

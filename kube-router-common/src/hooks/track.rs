@@ -101,7 +101,7 @@ pub(super) fn track<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason
 /// Where nothing isolates the pod later fragments pass, too.
 #[inline(always)]
 fn pass_on<W: World>(world: &W, case: &Case) {
-    if case.is_isolated() {
+    if case.is_isolated() || case.way.rewrites != 0 {
         tell_fragments(world, case);
     }
 }
@@ -175,8 +175,8 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
 /// Is a flow of a pod that nothing isolates to have an entry? For the policy that may come, or for the short way.
 #[inline(always)]
 fn is_wanted<W: World>(world: &W, case: &mut Case) -> bool {
-    let may_be_fast = fast::may_begin(case, case.egress)
-        && (world.endpoint(&case.key.peer).is_some() || balance::vip(world, case).is_some());
+    let may_be_fast = (fast::may_begin(case, case.egress) && world.endpoint(&case.key.peer).is_some())
+        || (fast::may_begin_service(case, case.egress) && balance::vip(world, case).is_some());
     (case.config.has(Config::ALL_FLOWS) || may_be_fast) && may_keep(world, case)
 }
 
@@ -310,7 +310,7 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
 /// May a backend be chosen here for the first packet of a flow to a service?
 #[inline(always)]
 fn may_balance<W: World>(world: &W, case: &mut Case, from_pod: bool) -> bool {
-    !case.is_old && !case.is_tried && fast::may_begin(case, from_pod) && balance::vip(world, case).is_some()
+    !case.is_old && !case.is_tried && fast::may_begin_service(case, from_pod) && balance::vip(world, case).is_some()
 }
 
 /// A pod calls a service: who answers, and may it? Where that is not found out here, IPVS chooses, and the verdict falls behind it.

@@ -38,7 +38,7 @@ pub struct Cluster {
     pub agents: Vec<Agent>,
     pub nodes: Vec<Node>,
     pub outside: Namespace,
-    pins: Vec<Pins>,
+    pub pins: Vec<Pins>,
     servers: Vec<Process>,
     pub lab: Lab,
 }

@@ -119,3 +119,45 @@ fn turns_are_taken() {
         assert_eq!(chosen, BTreeMap::from([21, 22, 23, 24].map(|id| (id, 25))));
     }
 }
+
+/// Datagrams of any size, and one whose backend goes.
+#[test]
+fn datagrams_keep_their_backend_until_it_is_gone() {
+    for f in Family::BOTH {
+        let mut path = Path::new(f);
+        let (at, client, by) = ((service(f), 53), (pod_1(f), 4000), (pod_2(f), 5353));
+        let more = u32::from(f == Family::V6);
+        let key = ServiceKey { address: at.0, port: at.1, protocol: protocol::UDP, pad: 0 };
+        let peers = &mut path.tables.peers;
+        assert!(peers[&at.0].flags & Peer::SERVICE != 0);
+        path.tables.services.insert(key, Service::default());
+        let learn_until_s = path.tables.now_s + 10;
+        let vip = Vip { id: 40, ring: 40, slots: 1, scheduler: Vip::RR, learn_until_s, ..Vip::default() };
+        path.tables.vips.insert(key, vip);
+        for id in [50, 51] {
+            let flags = Backend::LIVE | Backend::OPEN;
+            path.tables.backends.insert(id + more, Backend { address: by.0, port: by.1 + id as u16, flags, vip: 40 });
+        }
+        path.tables.rings.insert(RingKey { ring: 40, slot: 0 }, 50 + more);
+        let ask = |path: &mut Path, text: &[u8]| path.run(IF_1, Build::udp(client, at, text));
+        assert_eq!(ask(&mut path, b"early").action, Action::Pass, "IPVS may know it");
+        path.tables.now_s += 10;
+        for text in [&b"one"[..], b"two", b"three"] {
+            let wanted = Build::udp(client, (by.0, by.1 + 50), text).with(|b| (b.from_mac, b.to_mac) = (MAC_1, MAC_2));
+            assert_eq!(ask(&mut path, text).delivered, Some((IF_2, wanted.bytes())), "{f:?}");
+            path.expect_twins();
+        }
+        let reply = path.run(IF_2, Build::udp((by.0, by.1 + 50), client, b"answer"));
+        let wanted = Build::udp(at, client, b"answer").with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1));
+        assert_eq!(reply.delivered, Some((IF_1, wanted.bytes())));
+        // As long as IPVS would know it.
+        path.tables.now_s += 300;
+        assert_eq!(ask(&mut path, b"late").action, Action::Deliver);
+        path.tables.backends.entry(50 + more).and_modify(|backend| backend.flags = 0);
+        path.tables.rings.insert(RingKey { ring: 40, slot: 0 }, 51 + more);
+        let wanted = Build::udp(client, (by.0, by.1 + 51), b"anew").with(|b| (b.from_mac, b.to_mac) = (MAC_1, MAC_2));
+        assert_eq!(ask(&mut path, b"anew").delivered, Some((IF_2, wanted.bytes())), "{f:?}");
+        assert_eq!(path.tables.flows.len(), 2);
+        path.expect_twins();
+    }
+}
