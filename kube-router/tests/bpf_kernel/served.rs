@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
@@ -152,4 +152,63 @@ fn a_service_is_served_by_a_pod_of_another_node() {
         }
         assert_eq!(nat_flows(&dataplane).len(), 12, "two a connection");
     });
+}
+
+/// Small ones and such as take several fragments, there and back.
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter served"]
+fn datagrams_of_any_size_get_to_a_service_and_back() {
+    on_a_node(|net| {
+        let mut dataplane = Dataplane::load(&Options::default()).expect("load");
+        write_pods(&dataplane);
+        let balance = |backend: fn(&[&'static str; 2]) -> &'static str, flags| {
+            serve(&dataplane, backend, flags);
+            for (key, vip) in dataplane.balance().vips.read_all().expect("vips") {
+                let key = ServiceKey { protocol: 17, ..key };
+                dataplane.tables().services.put(&key, &Service::default()).expect("service");
+                dataplane.balance().vips.put(&key, &vip).expect("vip");
+            }
+        };
+        balance(|[here, _]| here, 0);
+        attach_pods(&mut dataplane);
+        echo_at(&net.pod_2, TARGET_PORT);
+        for (service, _) in SERVICES {
+            for length in [0, 1, 1_400, 3_000, 9_001] {
+                let to = socket(service, PORT);
+                assert_eq!(echo(&net.pod_1, to, length).map_err(|error| error.kind()), Ok(()), "{to}: {length} bytes");
+            }
+        }
+        assert_eq!(nat_flows(&dataplane).len(), 4);
+    });
+}
+
+/// Sends datagrams back where they came from.
+fn echo_at(pod: &Pod, port: u16) {
+    pod.run(move || {
+        for any in ["::", "0.0.0.0"] {
+            let any: IpAddr = any.parse().expect("address");
+            let Ok(server) = UdpSocket::bind((any, port)) else { continue };
+            thread::spawn(move || {
+                let mut bytes = vec![0; 65_536];
+                while let Ok((length, from)) = server.recv_from(&mut bytes) {
+                    let _ = server.send_to(&bytes[..length], from);
+                }
+            });
+        }
+    });
+}
+
+/// From one and the same port.
+fn echo(pod: &Pod, to: SocketAddr, length: usize) -> std::io::Result<()> {
+    pod.run(move || {
+        let any = if to.is_ipv4() { "0.0.0.0:4000" } else { "[::]:4000" };
+        let client = UdpSocket::bind(any)?;
+        client.connect(to)?;
+        client.set_read_timeout(Some(Duration::from_secs(10)))?;
+        client.send(&bytes(7)[..length])?;
+        let mut answer = vec![0; 65_536];
+        let got = client.recv(&mut answer)?;
+        assert!(answer[..got] == bytes(7)[..length], "{got} of {length} bytes");
+        Ok(())
+    })
 }
