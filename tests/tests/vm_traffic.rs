@@ -10,6 +10,7 @@ use std::{
 
 use common::{ANSWER, Cluster, PATIENCE, own};
 use kube_router_tests::{
+    agent::run,
     lab::Namespace,
     objects::ServiceSpec,
     oracle,
@@ -77,9 +78,9 @@ fn every_address_kind_protocol_family_client_and_policy_past_ipvs() {
     let cluster = everybody_asks_everything("past", |cluster| cluster.start_fast(&[1, 2], &[]));
     for (agent, pins) in cluster.agents.iter().zip(&cluster.pins) {
         let maps = format!("--maps={}", kube_router::apply::bpf::root(pins.path()).display());
-        let [services, backends, flows] = ["services", "backends", "flows"]
-            .map(|what| agent.command(&["dump", what, &maps]).unwrap_or_else(|e| e.to_string()));
-        println!("{services}\n{backends}\n{flows}");
+        let ask = |what| run(agent.ns(), &["dump", what, &maps]).unwrap_or_else(|error| format!("{error:#}"));
+        let [backends, flows] = ["backends", "flows"].map(ask);
+        println!("{backends}\n{flows}");
         assert!(flows.contains("fast"), "{flows}");
     }
 }

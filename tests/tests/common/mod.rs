@@ -122,6 +122,8 @@ impl Cluster {
 
     /// The same, with policy, and services past IPVS where that can be.
     pub fn start_fast(&mut self, nodes: &[usize], flags: &[&str]) {
+        let pods: Vec<_> = self.lab.pods().map(|pod| objects::pod(pod, serde_json::json!({}))).collect();
+        self.manifests.put("pods", &pods).unwrap();
         let pins: Vec<Pins> = nodes.iter().map(|_| Pins::new().unwrap()).collect();
         self.launch(nodes, flags, |at| vec!["--run-firewall=true".to_owned(), pins[at].flag()]);
         self.pins.extend(pins);
