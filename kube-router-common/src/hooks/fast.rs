@@ -187,7 +187,7 @@ pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason>
 #[inline(always)]
 pub(super) fn is_remote<W: World>(world: &W, case: &Case) -> bool {
     let Some(own) = world.endpoint(&case.key.local) else { return false };
-    if own.pod != case.pod || own.ifindex != world.ifindex() {
+    if own.pod != case.pod || own.ifindex != world.ifindex() || direct(world, own.ifindex).is_none() {
         return false;
     }
     let Some(ifindex) = world.route(&case.ends, &case.far) else { return false };
