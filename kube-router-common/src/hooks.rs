@@ -232,6 +232,12 @@ pub struct Case {
     pub backend: u32,
     /// It is on another node.
     pub is_remote: bool,
+    /// The packet's source is the address of the pod at hand, at this interface.
+    pub is_at_home: bool,
+    /// Whose service it is for; number 0: nobody's, or IPVS's alone.
+    pub vip: Vip,
+    /// The pod of this node that the flow goes to; pod 0: not looked for.
+    pub end: Endpoint,
     /// The table has `key`, as an entry of pod `owner`, which need not be the one at hand. Not said of a live flow.
     pub is_known: bool,
     pub owner: u32,
@@ -264,6 +270,7 @@ impl Case {
         (self.pod, self.class, self.rule) = (0, 0, 0);
         (self.note, self.egress, self.has_ends, self.has_ports, self.is_own) = (0, egress, false, false, false);
         (self.config, self.way.ifindex, self.is_tried, self.backend, self.is_remote) = (config, 0, false, 0, false);
+        (self.is_at_home, self.vip.id, self.end.pod) = (false, 0, 0);
     }
 
     /// Is some policy about the pod at hand?

@@ -24,7 +24,7 @@ use crate::{
     flow::{ALL_PODS, Flow, FlowKey, Tcp, Want},
     hooks::Count,
     packet::{Piece, protocol},
-    policy::{Endpoint, NOT_ISOLATED, Peer, PodGroups},
+    policy::{NOT_ISOLATED, Peer, PodGroups},
     reason::Reason,
 };
 
@@ -103,27 +103,37 @@ fn is_first(case: &Case, from_pod: bool) -> bool {
     case.config.has(Config::FAST) && case.egress && from_pod && case.is_stateful && matches!(case.t.piece, Piece::Whole)
 }
 
-/// The pod of this node behind `case.far`. Nobody's, if the sender's address is not its own: the answers would be another one's.
+/// The pod of this node behind `case.far`, in `case.end`. Nobody's, if the sender's address is not its own: the answers would be
+/// another one's.
 #[inline(always)]
-pub(super) fn other_end<W: World>(world: &W, case: &Case) -> Option<Endpoint> {
-    let end = world.endpoint(&case.far)?;
-    let own = world.endpoint(&case.key.local)?;
-    let is_own = own.pod == case.pod && own.ifindex == world.ifindex();
-    let is_there = end.pod != case.pod && published(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
-    (is_own && is_there).then_some(end)
+fn other_end<W: World>(world: &W, case: &mut Case) -> Option<Iface> {
+    if !case.is_at_home {
+        return None;
+    }
+    case.end = world.endpoint(&case.far)?;
+    let iface = published(world, case.end.ifindex)?;
+    (case.end.pod != case.pod && iface.pod == case.end.pod).then_some(iface)
 }
 
-/// Does nothing stand between these two interfaces?
+/// The same, if nothing stands between the two; it is noted. False: there is none.
 #[inline(always)]
-fn may_meet<W: World>(world: &W, end: &Endpoint) -> bool {
-    direct(world, world.ifindex()).is_some() && direct(world, end.ifindex).is_some()
+pub(super) fn find_end<W: World>(world: &W, case: &mut Case) -> bool {
+    let found = other_end(world, case).filter(|iface| iface.flags & Iface::DIRECT != 0);
+    match found {
+        Some(iface) if direct(world, world.ifindex()).is_some() => case.way.mac = iface.mac,
+        _ => case.end.pod = 0,
+    }
+    case.end.pod != 0
 }
 
 /// The other pod's verdict, and its entry: the first half of the pair, so that the reply finds it. Returns the interface that
 /// leads there; 0: the packet takes the stack, where the other pod's hook judges it.
 #[inline(always)]
 pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason> {
-    let Some(end) = other_end(world, case).filter(|end| may_meet(world, end)) else { return Ok(0) };
+    if case.end.pod == 0 && !find_end(world, case) {
+        return Ok(0);
+    }
+    let end = case.end;
     case.other = FlowKey {
         local: case.far,
         peer: case.key.local,
@@ -186,8 +196,7 @@ pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason>
 /// Is the backend on a node that is reached by an interface where its answers are met? Its pod's policies are that node's.
 #[inline(always)]
 pub(super) fn is_remote<W: World>(world: &W, case: &Case) -> bool {
-    let Some(own) = world.endpoint(&case.key.local) else { return false };
-    if own.pod != case.pod || own.ifindex != world.ifindex() || direct(world, own.ifindex).is_none() {
+    if !case.is_at_home || direct(world, world.ifindex()).is_none() {
         return false;
     }
     let Some(ifindex) = world.route(&case.ends, &case.far) else { return false };
@@ -319,9 +328,12 @@ pub(super) fn forget_other<W: World>(world: &W, case: &Case) {
 /// 0: it is another pod's by now, and the stack finds out what becomes of the flow.
 #[inline(always)]
 pub(super) fn judge_again<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Result<u32, Reason> {
-    let is_free = |end: &Endpoint| case.flow.is(Flow::NAT) || may_meet(world, end);
-    let is_same = |end: &Endpoint| end.ifindex == case.flow.to_ifindex && is_free(end);
-    let Some(end) = other_end(world, case).filter(is_same) else { return Ok(0) };
+    // A translated flow goes on past whatever came to stand there.
+    let is_there = if case.flow.is(Flow::NAT) { other_end(world, case).is_some() } else { find_end(world, case) };
+    let end = case.end;
+    if !is_there || end.ifindex != case.flow.to_ifindex {
+        return Ok(0);
+    }
     let groups = world.groups(end.pod);
     let class = peer_of(world, &case.key.local).class;
     let (group, port) = if from_pod { (groups.ingress, case.far_port) } else { (groups.egress, case.key.local_port) };

@@ -176,7 +176,7 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
 #[inline(always)]
 fn is_wanted<W: World>(world: &W, case: &mut Case) -> bool {
     let may_be_fast = (fast::may_begin(case, case.egress) && world.endpoint(&case.key.peer).is_some())
-        || (fast::may_begin_service(case, case.egress) && balance::vip(world, case).is_some());
+        || (fast::may_begin_service(case, case.egress) && balance::find_vip(world, case));
     (case.config.has(Config::ALL_FLOWS) || may_be_fast) && may_keep(world, case)
 }
 
@@ -294,8 +294,8 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
     let entered = enter(world, case, Flow::FROM_POD | flag(case.backend != 0, Flow::NAT), to_ifindex, true);
     if to_ifindex != 0 {
         if entered == Ok(true) {
+            // Its interface was looked at a moment ago.
             fast::read_way(&mut case.way, &case.flow);
-            fast::check_way(world, &mut case.way);
         } else {
             fast::forget_other(world, case);
             if case.backend != 0 && entered.is_ok() {
@@ -310,17 +310,16 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
 /// May a backend be chosen here for the first packet of a flow to a service?
 #[inline(always)]
 fn may_balance<W: World>(world: &W, case: &mut Case, from_pod: bool) -> bool {
-    !case.is_old && !case.is_tried && fast::may_begin_service(case, from_pod) && balance::vip(world, case).is_some()
+    !case.is_old && !case.is_tried && fast::may_begin_service(case, from_pod) && balance::find_vip(world, case)
 }
 
 /// A pod calls a service: who answers, and may it? Where that is not found out here, IPVS chooses, and the verdict falls behind it.
 #[inline(always)]
 pub(super) fn balance<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     case.is_tried = true;
-    let chosen = balance::vip(world, case).and_then(|vip| balance::choose(world, case, &vip));
-    let Some((id, backend)) = chosen else { return Ok(Next::Judge) };
+    let Some((id, backend)) = balance::choose(world, case) else { return Ok(Next::Judge) };
     (case.far, case.far_port) = (backend.address, backend.port);
-    if fast::other_end(world, case).is_none() {
+    if !fast::find_end(world, case) {
         case.is_remote = backend.has(Backend::REMOTE) && fast::is_remote(world, case);
         if !case.is_remote {
             return Ok(Next::Judge);
