@@ -90,6 +90,8 @@ impl Backend {
     pub const LIVE: u16 = 1;
     /// New ones may begin.
     pub const OPEN: u16 = 2;
+    /// A pod of another node: nobody masquerades what is sent to it.
+    pub const REMOTE: u16 = 4;
 
     #[inline(always)]
     pub const fn has(&self, flag: u16) -> bool {

@@ -42,7 +42,13 @@ impl FlowKey {
             pad: 0,
         };
         if flow.is(Flow::NAT) {
-            if flow.is(Flow::FROM_POD) {
+            let is_routed = flow.to_ifindex == Flow::ROUTED;
+            if is_routed || self.kind == FlowKey::NET {
+                // The same pod has both.
+                (key.local, key.local_port) = (self.local, self.local_port);
+                (key.peer, key.peer_port) = (flow.to, flow.to_port);
+                key.kind = if is_routed { FlowKey::NET } else { FlowKey::POD };
+            } else if flow.is(Flow::FROM_POD) {
                 (key.local, key.local_port) = (flow.to, flow.to_port);
             } else {
                 (key.peer, key.peer_port) = (flow.to, flow.to_port);
@@ -56,6 +62,8 @@ impl FlowKey {
     /// Egress verdict of a flow to a service, with the endpoint that the load balancer chose; `local` is as the packet
     /// has it by then, so it may be the node's.
     pub const BEHIND: u8 = 1;
+    /// What a service's backend on another node answers, as it comes from the network.
+    pub const NET: u8 = 2;
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -73,7 +81,7 @@ pub struct Flow {
     pub class: u32,
     /// The rule that allowed it.
     pub rule: u32,
-    /// With [`Flow::FAST`]: the node's end of the other pod's veth.
+    /// With [`Flow::FAST`]: the node's end of the other pod's veth, or [`Flow::ROUTED`].
     pub to_ifindex: u32,
     /// With [`Flow::NAT`]: whom the service's scheduler chose, a number in `kr_backends`.
     pub backend: u32,
@@ -109,6 +117,8 @@ impl Flow {
     /// With [`Flow::FAST`]: to a service, whose address the packets have on the side of the pod that began it, and the
     /// backend's on the other.
     pub const NAT: u16 = 256;
+    /// No interface's index: wherever the node's routes lead.
+    pub const ROUTED: u32 = u32::MAX;
 
     #[inline(always)]
     pub const fn is(&self, flag: u16) -> bool {
@@ -149,6 +159,8 @@ impl Flow {
                 Tcp::TIME_WAIT => 120,
                 _ => 10,
             },
+            // As long as IPVS knows one, or it would move to another backend.
+            protocol::UDP if self.is(Flow::NAT) => 300,
             protocol::UDP if replied => 120,
             protocol::UDP => 30,
             protocol::SCTP if replied => 210,

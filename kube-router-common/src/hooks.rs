@@ -133,6 +133,8 @@ pub trait World: Bytes {
     /// Copies the row to its place; false: there is none.
     fn service(&self, key: &ServiceKey, to: &mut Service) -> bool;
     fn vip(&self, key: &ServiceKey) -> Option<Vip>;
+    /// The interface through which the node sends to this address.
+    fn route(&self, ends: &Ends, to: &Address) -> Option<u32>;
     fn ring(&self, key: &RingKey) -> Option<u32>;
     fn backend(&self, backend: u32) -> Option<Backend>;
     /// The next number of a virtual server's own.
@@ -171,7 +173,7 @@ pub trait World: Bytes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Way {
-    /// The node's end of its veth; 0: the stack finds the way.
+    /// The node's end of its veth, or [`Flow::ROUTED`]; 0: the stack finds the way.
     pub ifindex: u32,
     /// The pod's end; all zero: not known.
     pub mac: [u8; 6],
@@ -232,6 +234,14 @@ pub struct Case {
     pub far_port: u16,
     /// Its number; 0: no service.
     pub backend: u32,
+    /// It is on another node.
+    pub is_remote: bool,
+    /// The packet's source is the address of the pod at hand, at this interface.
+    pub is_at_home: bool,
+    /// Whose service it is for; number 0: nobody's, or IPVS's alone.
+    pub vip: Vip,
+    /// The pod of this node that the flow goes to; pod 0: not looked for.
+    pub end: Endpoint,
     /// The table has `key`, as an entry of pod `owner`, which need not be the one at hand. Not said of a live flow.
     pub is_known: bool,
     pub owner: u32,
@@ -263,7 +273,8 @@ impl Case {
     fn begin(&mut self, config: Config, egress: bool) {
         (self.pod, self.class, self.rule) = (0, 0, 0);
         (self.note, self.egress, self.has_ends, self.has_ports, self.is_own) = (0, egress, false, false, false);
-        (self.config, self.way.ifindex, self.is_tried, self.backend) = (config, 0, false, 0);
+        (self.config, self.way.ifindex, self.is_tried, self.backend, self.is_remote) = (config, 0, false, 0, false);
+        (self.is_at_home, self.vip.id, self.end.pod) = (false, 0, 0);
     }
 
     /// Is some policy about the pod at hand?

@@ -24,7 +24,7 @@ use crate::{
     event::{BUCKET_ANSWERS, EventHead},
     flow::{ALL_PODS, Flow, FlowKey},
     hooks::{self, Action, Began, Case, Count, Hook, Way, World},
-    packet::{Bytes, ends, ethertype, protocol, transport},
+    packet::{Bytes, Ends, Piece, ends, ethertype, protocol, transport},
     policy::{
         Address, CidrKey, DEFAULT_FLOWS, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service,
         ServiceKey,
@@ -50,6 +50,8 @@ pub struct Tables {
     pub turns: BTreeMap<u32, u32>,
     /// As the programs count.
     pub actives: BTreeMap<u32, i32>,
+    /// Through which interface the node sends to whom.
+    pub routes: BTreeMap<Address, u32>,
     pub ports: BTreeMap<u32, u32>,
     pub policy: BTreeMap<PolicyKey, PolicyRow>,
     pub flows: BTreeMap<FlowKey, Flow>,
@@ -90,6 +92,7 @@ impl Default for Tables {
             backends: BTreeMap::new(),
             turns: BTreeMap::new(),
             actives: BTreeMap::new(),
+            routes: BTreeMap::new(),
             ports: BTreeMap::new(),
             policy: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -221,8 +224,9 @@ impl View<'_> {
         let ports_at = LINK + t.at as usize;
         let port_at = ports_at + if is_source { 0 } else { 2 };
         let check_at = ports_at + if t.protocol == protocol::TCP { 16 } else { 6 };
+        let is_later = matches!(t.piece, Piece::Later);
         let half = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        let has_check = t.protocol == protocol::TCP || half(bytes, check_at) != 0;
+        let has_check = is_later || t.protocol == protocol::TCP || half(bytes, check_at) != 0;
         let mut replace = |at: usize, new: &[u8], checks: &[usize]| {
             for (word, value) in new.chunks_exact(2).enumerate() {
                 let (from, to) = (half(bytes, at + 2 * word), half(value, 0));
@@ -237,8 +241,11 @@ impl View<'_> {
         };
         let mut checks = Vec::new();
         checks.extend(v4.then_some(LINK + 10));
-        checks.extend(has_check.then_some(check_at));
+        checks.extend((has_check && !is_later).then_some(check_at));
         replace(address_at, &way.address.0[16 - length..], &checks);
+        if is_later {
+            return;
+        }
         replace(port_at, &way.port.to_be_bytes(), if has_check { core::slice::from_ref(&check_at) } else { &[] });
     }
 }
@@ -385,6 +392,10 @@ impl<'p> World for View<'p> {
 
     fn vip(&self, key: &ServiceKey) -> Option<Vip> {
         self.tables.borrow().vips.get(key).copied()
+    }
+
+    fn route(&self, _ends: &Ends, to: &Address) -> Option<u32> {
+        self.tables.borrow().routes.get(to).copied()
     }
 
     fn ring(&self, key: &RingKey) -> Option<u32> {

@@ -10,14 +10,16 @@ use core::{
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+        TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
         bpf_hdr_start_off::BPF_HDR_START_NET,
     },
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
     helpers::{
-        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
-        bpf_redirect, bpf_redirect_peer, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
-        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l3_csum_replace,
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+        bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     maps::lpm_trie::Key,
     programs::TcContext,
@@ -25,9 +27,9 @@ use aya_ebpf::{
 use kube_router_common::{
     config::RuleCount,
     event::{CAPTURE, Event, EventHead},
-    flow::FlowKey,
+    flow::{Flow, FlowKey},
     hooks::{Began, Case, Count, Way},
-    packet::{halves, protocol},
+    packet::{Ends, Piece, halves, protocol},
     policy::{Address, CidrKey, Peer},
 };
 
@@ -401,6 +403,85 @@ pub fn redirect(ifindex: u32, flags: u64) -> i32 {
     unsafe { bpf_redirect(ifindex, flags) as i32 }
 }
 
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// The question to the node's routes, from the packet's source to another destination, as if it were forwarded.
+#[inline(always)]
+fn question(context: &TcContext, ends: &Ends, to: &Address) -> FibLookup {
+    // SAFETY: zeros are a valid one.
+    let mut question: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    question.ifindex = ifindex(context);
+    question.l4_protocol = ends.protocol;
+    let (from, to) = (words(&ends.source), words(to));
+    if ends.v4 {
+        question.family = AF_INET;
+        question.__bindgen_anon_3.ipv4_src = from[3];
+        question.__bindgen_anon_4.ipv4_dst = to[3];
+    } else {
+        question.family = AF_INET6;
+        question.__bindgen_anon_3.ipv6_src = from;
+        question.__bindgen_anon_4.ipv6_dst = to;
+    }
+    question
+}
+
+const FOUND: i64 = BPF_FIB_LKUP_RET_SUCCESS as i64;
+const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
+
+/// The interface through which the node sends to an address.
+#[inline(always)]
+pub fn route_of(context: &TcContext, ends: &Ends, to: &Address) -> Option<u32> {
+    let mut question = question(context, ends, to);
+    // SAFETY: the helper reads and writes as much as it is told.
+    let answer = unsafe { bpf_fib_lookup(context.skb.skb.cast(), &raw mut question, size_of::<FibLookup>() as i32, 0) };
+    matches!(answer, FOUND | NO_NEIGHBOUR).then_some(question.ifindex)
+}
+
+/// Sends the packet, whose destination is another one by now, where the node's routes lead.
+#[inline(always)]
+fn route(context: &TcContext, case: &Case) -> i32 {
+    let skb = context.skb.skb;
+    let mut question = question(context, &case.ends, &case.way.address);
+    // SAFETY: helpers check their arguments, read and write as much as they are told.
+    unsafe {
+        let answer = bpf_fib_lookup(skb.cast(), &raw mut question, size_of::<FibLookup>() as i32, 0);
+        if !matches!(answer, FOUND | NO_NEIGHBOUR) || !hop(context, case) {
+            return TC_ACT_SHOT;
+        }
+        if mark(context) != 0 {
+            set_mark(context, 0);
+        }
+        if answer == FOUND {
+            let macs = [question.dmac, question.smac];
+            if bpf_skb_store_bytes(skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0 {
+                return TC_ACT_SHOT;
+            }
+            return bpf_redirect(question.ifindex, 0) as i32;
+        }
+        bpf_redirect_neigh(question.ifindex, core::ptr::null_mut(), 0, 0) as i32
+    }
+}
+
+/// One hop less to go; false: it has none.
+#[inline(always)]
+fn hop(context: &TcContext, case: &Case) -> bool {
+    const LINK: u32 = 14;
+    let (skb, left) = (context.skb.skb, case.ends.hop_limit);
+    if left <= 1 {
+        return false;
+    }
+    let (at, less) = (LINK + if case.ends.v4 { 8 } else { 7 }, left - 1);
+    // SAFETY: helpers check their arguments; of IPv4 the byte is the first of a word of the checksum's.
+    unsafe {
+        let summed = !case.ends.v4 || {
+            let word = |hops: u8| u64::from(u16::from_ne_bytes([hops, case.ends.protocol]));
+            bpf_l3_csum_replace(skb.cast(), LINK + 10, word(left), word(less), 2) == 0
+        };
+        summed && bpf_skb_store_bytes(skb.cast(), at, (&raw const less).cast(), 1, 0) == 0
+    }
+}
+
 /// Writes another address and port over one end of the packet, and keeps its checksums true. False: half of it may be written.
 #[inline(always)]
 fn rewrite(context: &TcContext, case: &Case) -> bool {
@@ -428,6 +509,8 @@ fn rewrite(context: &TcContext, case: &Case) -> bool {
     } else {
         (ports_at.saturating_add(UDP_CHECK), BPF_F_MARK_MANGLED_0)
     };
+    // A later fragment has addresses only.
+    let has_transport = !matches!(case.t.piece, Piece::Later);
     let pseudo = u64::from(BPF_F_PSEUDO_HDR | zero_is_none);
     let (old_port, new_port) = (port.to_be(), way.port.to_be());
     // SAFETY: helpers check their arguments and read no more than they are told.
@@ -435,13 +518,18 @@ fn rewrite(context: &TcContext, case: &Case) -> bool {
         let mut failed = if v4 {
             let (from, to) = (u64::from(old[3]), u64::from(new[3]));
             bpf_l3_csum_replace(skb.cast(), LINK + 10, from, to, 4)
-                | bpf_l4_csum_replace(skb.cast(), check_at, from, to, pseudo | 4)
                 | bpf_skb_store_bytes(skb.cast(), address_at, new[3..].as_ptr().cast(), 4, 0)
         } else {
-            bpf_l4_csum_replace(skb.cast(), check_at, 0, u64::from(difference(&old, &new)), pseudo)
-                | bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, 0)
+            bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, 0)
         };
-        if old_port != new_port {
+        if has_transport {
+            failed |= if v4 {
+                bpf_l4_csum_replace(skb.cast(), check_at, u64::from(old[3]), u64::from(new[3]), pseudo | 4)
+            } else {
+                bpf_l4_csum_replace(skb.cast(), check_at, 0, u64::from(difference(&old, &new)), pseudo)
+            };
+        }
+        if old_port != new_port && has_transport {
             let flags = u64::from(zero_is_none) | 2;
             failed |= bpf_l4_csum_replace(skb.cast(), check_at, u64::from(old_port), u64::from(new_port), flags)
                 | bpf_skb_store_bytes(skb.cast(), ports_at.saturating_add(port_at), (&raw const new_port).cast(), 2, 0);
@@ -476,6 +564,9 @@ pub fn deliver(context: &TcContext, case: &Case) -> i32 {
     let way = &case.way;
     if way.rewrites != 0 && !rewrite(context, case) {
         return TC_ACT_SHOT;
+    }
+    if way.ifindex == Flow::ROUTED {
+        return route(context, case);
     }
     let mac = halves(way.mac);
     if mac != [0; 3] && at_hand::<[u16; 3]>(context, 0) != Some(mac) {

@@ -13,7 +13,7 @@ use kube_router_common::{
     event::{BUCKET_ANSWERS, EventHead, Rate},
     flow::{Flow, FlowKey},
     hooks::{Began, Case, Count, World},
-    packet::{Bytes, ethertype, read_ends, read_transport},
+    packet::{Bytes, Ends, ethertype, read_ends, read_transport},
     policy::{Address, CidrKey, Endpoint, MAX_RULES, Peer, PodGroups, PolicyKey, PolicyRow, Service, ServiceKey},
 };
 
@@ -252,6 +252,11 @@ impl<'p> World for View<'p> {
     #[inline(always)]
     fn vip(&self, key: &ServiceKey) -> Option<Vip> {
         kernel::get(&maps::VIPS, key)
+    }
+
+    #[inline(always)]
+    fn route(&self, ends: &Ends, to: &Address) -> Option<u32> {
+        kernel::route_of(self.context, ends, to)
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use std::{
 
 use common::{ANSWER, Cluster, PATIENCE, own};
 use kube_router_tests::{
+    agent::run,
     lab::Namespace,
     objects::ServiceSpec,
     oracle,
@@ -68,7 +69,24 @@ fn targets(number: u8, transport: usize, node: IpAddr) -> Vec<Target> {
 #[test]
 #[ignore = "needs IPVS and SCTP: cargo xtask test --tier 4"]
 fn every_address_kind_protocol_family_client_and_policy() {
-    let mut cluster = Cluster::new("traffic");
+    everybody_asks_everything("traffic", |cluster| cluster.start(&[1, 2], &[]));
+}
+
+#[test]
+#[ignore = "needs IPVS, SCTP and the BPF object: cargo xtask test --tier 4"]
+fn every_address_kind_protocol_family_client_and_policy_past_ipvs() {
+    let cluster = everybody_asks_everything("past", |cluster| cluster.start_fast(&[1, 2], &[]));
+    for (agent, pins) in cluster.agents.iter().zip(&cluster.pins) {
+        let maps = format!("--maps={}", kube_router::apply::bpf::root(pins.path()).display());
+        let ask = |what| run(agent.ns(), &["dump", what, &maps]).unwrap_or_else(|error| format!("{error:#}"));
+        let [backends, flows] = ["backends", "flows"].map(ask);
+        println!("{backends}\n{flows}");
+        assert!(flows.contains("fast"), "{flows}");
+    }
+}
+
+fn everybody_asks_everything(prefix: &str, start: impl FnOnce(&mut Cluster)) -> Cluster {
+    let mut cluster = Cluster::new(prefix);
     let (web1, web2) = (cluster.find("web-1"), cluster.find("web-2"));
     let policies = [(1u8, "Cluster"), (2, "Local")];
     for (number, policy) in policies {
@@ -76,7 +94,7 @@ fn every_address_kind_protocol_family_client_and_policy() {
         let spec = everything(&name, number, policy).pods([&web1, &web2]);
         cluster.manifests.put(&name, &spec.objects()).unwrap();
     }
-    cluster.start(&[1, 2], &[]);
+    start(&mut cluster);
 
     let mut failures = Vec::new();
     let mut cases = 0;
@@ -113,6 +131,7 @@ fn every_address_kind_protocol_family_client_and_policy() {
     println!("{cases} cases, {} failed", failures.len());
     assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), cluster.agents[0].log().join("\n"));
     assert_eq!(cases, 4 * 3 * 2 * 2 * 4);
+    cluster
 }
 
 /// Asks until every eligible pod has answered, and compares the client address that each saw.

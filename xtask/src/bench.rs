@@ -1,4 +1,4 @@
-//! `cargo xtask bench [services | policy]`: what the agent costs, on real kernel tables, as a Markdown table and a plot in
+//! `cargo xtask bench [services | policy | fastpath]`: what the agent costs, on real kernel tables, as a Markdown table and a plot in
 //! target/bench/.
 //!
 //! Network policy is in [`policy`]. Of services the measuring program is kube-router's example `cost`; it prints one JSON object a line. It runs in two machines:
@@ -10,6 +10,7 @@
 //!
 //! [`report`] and [`policy_report`] hold the goals and judge; a missed goal makes the command fail.
 
+mod fastpath;
 mod goals;
 mod plot;
 mod policy;
@@ -34,6 +35,8 @@ const PODS: u32 = 10_000;
 enum What {
     Services,
     Policy,
+    /// A packet to a service, by IPVS and past it
+    Fastpath,
 }
 
 #[derive(clap::Args)]
@@ -64,6 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match args.what {
         What::Services => services(args),
         What::Policy => policy::run(args),
+        What::Fastpath => fastpath::run(args),
     }
 }
 

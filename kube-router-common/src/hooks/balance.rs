@@ -9,6 +9,7 @@ use super::{Case, Count, World};
 use crate::{
     balance::{Backend, RingKey, Vip},
     flow::{Flow, Tcp},
+    packet::protocol,
     policy::ServiceKey,
     schedule,
 };
@@ -16,18 +17,27 @@ use crate::{
 /// lc: rings up to this size are looked through; of larger ones two slots are compared.
 const LOOKED_THROUGH: u32 = 64;
 
-/// The virtual server that the packet at hand is for, if it does not leave all to IPVS.
+/// Is the packet at hand for a virtual server that does not leave all to IPVS? It is noted.
 #[inline(always)]
-pub(super) fn vip<W: World>(world: &W, case: &mut Case) -> Option<Vip> {
-    case.service_key =
-        ServiceKey { address: case.key.peer, port: case.key.peer_port, protocol: case.key.protocol, pad: 0 };
-    world.vip(&case.service_key)
+pub(super) fn find_vip<W: World>(world: &W, case: &mut Case) -> bool {
+    if case.vip.id == 0 {
+        case.service_key =
+            ServiceKey { address: case.key.peer, port: case.key.peer_port, protocol: case.key.protocol, pad: 0 };
+        match world.vip(&case.service_key) {
+            Some(vip) => case.vip = vip,
+            None => return false,
+        }
+    }
+    true
 }
 
 /// Number and row of a backend that takes new flows. `None`: IPVS is to choose.
 #[inline(always)]
-pub(super) fn choose<W: World>(world: &W, case: &Case, vip: &Vip) -> Option<(u32, Backend)> {
-    if vip.affinity_s != 0 {
+pub(super) fn choose<W: World>(world: &W, case: &Case) -> Option<(u32, Backend)> {
+    let vip = &case.vip;
+    // What is not known may be IPVS's.
+    let is_learning = case.key.protocol == protocol::UDP && case.now_s < vip.learn_until_s;
+    if vip.affinity_s != 0 || is_learning {
         return None;
     }
     let port = if vip.flags & Vip::HASH_PORT != 0 { case.key.local_port } else { 0 };

@@ -77,10 +77,7 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
         drop(flow);
         (case.is_known, case.owner) = (true, owner);
         if is_anew && is_fast {
-            // Whoever answers this time.
-            fast::forget_other(world, case);
-            forget(world, case);
-            case.is_known = false;
+            forget_both(world, case);
         }
         if !may_live || !fast::other_lives(world, case) {
             return Found::Nothing;
@@ -121,6 +118,7 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
 /// Notes the packet in its entry, and in the other direction's what that has to know.
 #[inline(always)]
 fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = Flow>, from_initiator: bool) -> Found {
+    let protocol = case.t.protocol;
     let before = (flow.flags, flow.state);
     flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
     if case.egress && flow.is(Flow::FAST) {
@@ -134,10 +132,14 @@ fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = 
         drop(flow);
         if is_nat && !fast::has_backend(world, backend) {
             case.way.ifindex = 0;
-            return Found::Stranded;
+            if protocol != protocol::UDP {
+                return Found::Stranded;
+            }
+            forget_both(world, case);
+            return Found::Nothing;
         }
-        // The stack puts fragments together, and would wait for those that do not come.
-        if matches!(case.t.piece, Piece::Whole) {
+        // The stack puts fragments together, and would wait for those that do not come; but it does not know whom a service has.
+        if is_nat || matches!(case.t.piece, Piece::Whole) {
             fast::check_way(world, &mut case.way);
         } else {
             case.way.ifindex = 0;
@@ -208,6 +210,20 @@ pub(super) fn forget<W: World>(world: &W, case: &Case) {
             }
         }
     }
+}
+
+/// Somebody else may answer from now on.
+#[inline(always)]
+fn forget_both<W: World>(world: &W, case: &mut Case) {
+    let Some(flow) = world.flow(&case.key) else { return };
+    (case.other, case.is_known, case.owner) = (case.key.turned(&flow), true, flow.pod);
+    let is_client = flow.flags & (Flow::NAT | Flow::FROM_POD) == Flow::NAT | Flow::FROM_POD;
+    let left = if is_client && flow.is_active(case.key.protocol) { flow.backend } else { 0 };
+    drop(flow);
+    balance::count(world, left, -1);
+    fast::forget_other(world, case);
+    forget(world, case);
+    case.is_known = false;
 }
 
 /// A live flow is forbidden. Its entry stays until the flow is silent, or the other side's next word would begin one of its

@@ -24,7 +24,7 @@ use crate::{
     flow::{ALL_PODS, Flow, FlowKey, Tcp, Want},
     hooks::Count,
     packet::{Piece, protocol},
-    policy::{Endpoint, NOT_ISOLATED, Peer, PodGroups},
+    policy::{NOT_ISOLATED, Peer, PodGroups},
     reason::Reason,
 };
 
@@ -47,6 +47,9 @@ pub(super) fn read_way(way: &mut Way, flow: &Flow) {
 /// Is the pod still there? And does nothing stand there by now: the stack goes on with what it can, but knows no translation.
 #[inline(always)]
 pub(super) fn check_way<W: World>(world: &W, way: &mut Way) {
+    if way.ifindex == Flow::ROUTED {
+        return;
+    }
     let iface = if way.rewrites != 0 { published(world, way.ifindex) } else { direct(world, way.ifindex) };
     match iface {
         Some(iface) => way.mac = iface.mac,
@@ -85,36 +88,56 @@ pub(super) fn tell_other<W: World>(world: &W, case: &Case, from_initiator: bool)
 /// goes on with what it has begun, and any other packet may be the reply to one whose addresses were translated there.
 #[inline(always)]
 pub(super) fn may_begin(case: &Case, from_pod: bool) -> bool {
-    case.config.has(Config::FAST)
-        && case.t.protocol == protocol::TCP
-        && Tcp::opens(case.t.flags)
-        && case.egress
-        && from_pod
-        && case.is_stateful
-        && matches!(case.t.piece, Piece::Whole)
+    case.t.protocol == protocol::TCP && Tcp::opens(case.t.flags) && is_first(case, from_pod)
 }
 
-/// The pod of this node behind `case.far`. Nobody's, if the sender's address is not its own: the answers would be another one's.
+/// The same of a flow to a service, which a datagram may begin, too: no reply is sent to a service's address.
 #[inline(always)]
-pub(super) fn other_end<W: World>(world: &W, case: &Case) -> Option<Endpoint> {
-    let end = world.endpoint(&case.far)?;
-    let own = world.endpoint(&case.key.local)?;
-    let is_own = own.pod == case.pod && own.ifindex == world.ifindex();
-    let is_there = end.pod != case.pod && published(world, end.ifindex).is_some_and(|iface| iface.pod == end.pod);
-    (is_own && is_there).then_some(end)
+pub(super) fn may_begin_service(case: &Case, from_pod: bool) -> bool {
+    let opens = match case.t.protocol {
+        protocol::TCP => Tcp::opens(case.t.flags),
+        protocol::UDP => true,
+        _ => false,
+    };
+    opens && is_first(case, from_pod)
 }
 
-/// Does nothing stand between these two interfaces?
 #[inline(always)]
-fn may_meet<W: World>(world: &W, end: &Endpoint) -> bool {
-    direct(world, world.ifindex()).is_some() && direct(world, end.ifindex).is_some()
+fn is_first(case: &Case, from_pod: bool) -> bool {
+    case.config.has(Config::FAST) && case.egress && from_pod && case.is_stateful && matches!(case.t.piece, Piece::Whole)
+}
+
+/// The pod of this node behind `case.far`, in `case.end`. Nobody's, if the sender's address is not its own: the answers would be
+/// another one's.
+#[inline(always)]
+fn other_end<W: World>(world: &W, case: &mut Case) -> Option<Iface> {
+    if !case.is_at_home {
+        return None;
+    }
+    case.end = world.endpoint(&case.far)?;
+    let iface = published(world, case.end.ifindex)?;
+    (case.end.pod != case.pod && iface.pod == case.end.pod).then_some(iface)
+}
+
+/// The same, if nothing stands between the two; it is noted. False: there is none.
+#[inline(always)]
+pub(super) fn find_end<W: World>(world: &W, case: &mut Case) -> bool {
+    let found = other_end(world, case).filter(|iface| iface.flags & Iface::DIRECT != 0);
+    match found {
+        Some(iface) if direct(world, world.ifindex()).is_some() => case.way.mac = iface.mac,
+        _ => case.end.pod = 0,
+    }
+    case.end.pod != 0
 }
 
 /// The other pod's verdict, and its entry: the first half of the pair, so that the reply finds it. Returns the interface that
 /// leads there; 0: the packet takes the stack, where the other pod's hook judges it.
 #[inline(always)]
 pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason> {
-    let Some(end) = other_end(world, case).filter(|end| may_meet(world, end)) else { return Ok(0) };
+    if case.end.pod == 0 && !find_end(world, case) {
+        return Ok(0);
+    }
+    let end = case.end;
     case.other = FlowKey {
         local: case.far,
         peer: case.key.local,
@@ -174,6 +197,121 @@ pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason>
     Ok(end.ifindex)
 }
 
+/// Is the backend on a node that is reached by an interface where its answers are met? Its pod's policies are that node's.
+#[inline(always)]
+pub(super) fn is_remote<W: World>(world: &W, case: &Case) -> bool {
+    if !case.is_at_home || direct(world, world.ifindex()).is_none() {
+        return false;
+    }
+    let Some(ifindex) = world.route(&case.ends, &case.far) else { return false };
+    let met = |iface: Iface| iface.flags & (Iface::UPLINK | Iface::NO_LINK_HEADER) == Iface::UPLINK;
+    world.iface(ifindex).is_some_and(met)
+}
+
+/// The entry for what a backend of another node answers: the first half of the pair. False: there is no room, or the answers
+/// could not be told from those to a connection that the pod has with the backend itself.
+#[inline(always)]
+pub(super) fn begin_remote<W: World>(world: &W, case: &mut Case) -> bool {
+    case.other = FlowKey {
+        local: case.key.local,
+        peer: case.far,
+        local_port: case.key.local_port,
+        peer_port: case.far_port,
+        protocol: case.key.protocol,
+        kind: FlowKey::POD,
+        pad: 0,
+    };
+    let (protocol, now_s) = (case.t.protocol, case.now_s);
+    let lives = |flow: &Flow| flow.pod == case.pod && !flow.is_over(protocol, now_s);
+    if world.flow(&case.other).is_some_and(|flow| lives(&flow)) {
+        return false;
+    }
+    case.other.kind = FlowKey::NET;
+    let (known, owner) = match world.flow(&case.other) {
+        Some(flow) if lives(&flow) => return false,
+        Some(flow) => (true, flow.pod),
+        None => (false, 0),
+    };
+    let kept = (case.is_known, case.owner);
+    (case.flow, case.is_known, case.owner) = (Flow::default(), known, owner);
+    case.flow.flags = Flow::FAST | Flow::NAT;
+    (case.flow.generation, case.flow.ifindex, case.flow.pod) = (case.config.generation, world.ifindex(), case.pod);
+    (case.flow.class, case.flow.rule, case.flow.to_ifindex) = (case.class, case.rule, world.ifindex());
+    (case.flow.backend, case.flow.to, case.flow.to_port) = (case.backend, case.key.peer, case.key.peer_port);
+    case.flow.see(case.t.protocol, case.t.flags, true, case.now_s);
+    let isolated = case.groups != PodGroups::default();
+    core::mem::swap(&mut case.key, &mut case.other);
+    let has_place = keep(world, case, Want::of(isolated, false), most_flows(case, isolated));
+    core::mem::swap(&mut case.key, &mut case.other);
+    (case.flow, case.is_known, case.owner) = (Flow::default(), kept.0, kept.1);
+    has_place
+}
+
+/// From the network to a pod of this node: is it what a service's backend answers? Then the pod gets it from the service.
+#[inline(always)]
+pub(super) fn answer_in<W: World>(world: &W, case: &mut Case) -> Result<bool, Reason> {
+    if !matches!(case.ends.protocol, protocol::TCP | protocol::UDP) || world.endpoint(&case.ends.destination).is_none()
+    {
+        return Ok(false);
+    }
+    if case.read_transport(world).is_err() || !matches!(case.t.piece, Piece::Whole) {
+        return Ok(false);
+    }
+    (case.key.local, case.key.peer) = (case.ends.destination, case.ends.source);
+    (case.key.local_port, case.key.peer_port) = (case.t.destination_port, case.t.source_port);
+    (case.key.protocol, case.key.kind, case.key.pad) = (case.t.protocol, FlowKey::NET, 0);
+    case.now_s = world.now_s();
+    let Some(mut flow) = world.flow(&case.key) else { return Ok(false) };
+    case.other = case.key.turned(&flow);
+    if flow.is_over(case.t.protocol, case.now_s) {
+        drop(flow);
+        if !other_lives(world, case) {
+            return Ok(false);
+        }
+        match world.flow(&case.key) {
+            Some(again) => flow = again,
+            None => return Ok(false),
+        }
+    }
+    let before = (flow.flags, flow.state);
+    flow.see(case.t.protocol, case.t.flags, false, case.now_s);
+    let changed = before != (flow.flags, flow.state);
+    let is_old = flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED);
+    (case.pod, case.backend) = (flow.pod, flow.backend);
+    read_way(&mut case.way, &flow);
+    drop(flow);
+    if is_old {
+        judge_answer(world, case)?;
+    }
+    if !has_backend(world, case.backend) {
+        return Err(Reason::BackendGone);
+    }
+    if changed {
+        tell_other(world, case, false);
+    }
+    check_way(world, &mut case.way);
+    Ok(true)
+}
+
+/// The policies changed: may the pod still talk with the backend?
+#[inline(always)]
+fn judge_answer<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
+    let class = peer_of(world, &case.key.peer).class;
+    let group = world.groups(case.pod).egress;
+    let verdict = ask(world, case, group, class, case.key.peer_port);
+    if group != NOT_ISOLATED {
+        world.count_rule(verdict.rule);
+    }
+    (case.class, case.rule, case.egress) = (class, verdict.rule, true);
+    if !verdict.allowed {
+        return Err(Reason::Denied);
+    }
+    if let Some(mut flow) = world.flow(&case.key) {
+        flow.generation = case.config.generation;
+    }
+    Ok(())
+}
+
 /// One half is not there, or is not to be: neither is the other, `case.other`.
 #[inline(always)]
 pub(super) fn forget_other<W: World>(world: &W, case: &Case) {
@@ -194,9 +332,12 @@ pub(super) fn forget_other<W: World>(world: &W, case: &Case) {
 /// 0: it is another pod's by now, and the stack finds out what becomes of the flow.
 #[inline(always)]
 pub(super) fn judge_again<W: World>(world: &W, case: &mut Case, from_pod: bool) -> Result<u32, Reason> {
-    let is_free = |end: &Endpoint| case.flow.is(Flow::NAT) || may_meet(world, end);
-    let is_same = |end: &Endpoint| end.ifindex == case.flow.to_ifindex && is_free(end);
-    let Some(end) = other_end(world, case).filter(is_same) else { return Ok(0) };
+    // A translated flow goes on past whatever came to stand there.
+    let is_there = if case.flow.is(Flow::NAT) { other_end(world, case).is_some() } else { find_end(world, case) };
+    let end = case.end;
+    if !is_there || end.ifindex != case.flow.to_ifindex {
+        return Ok(0);
+    }
     let groups = world.groups(end.pod);
     let class = peer_of(world, &case.key.local).class;
     let (group, port) = if from_pod { (groups.ingress, case.far_port) } else { (groups.egress, case.key.local_port) };

@@ -184,7 +184,7 @@ fn checked_out<W: World>(world: &W, case: &mut Case) -> Result<Owner, Reason> {
     if let Some(endpoint) = world.endpoint(&case.ends.source)
         && endpoint.ifindex == ifindex
     {
-        case.pod = endpoint.pod;
+        (case.pod, case.is_at_home) = (endpoint.pod, true);
         if antispoof {
             link::check_mac(world, &endpoint.mac)?;
             link::check_advert(world, case)?;

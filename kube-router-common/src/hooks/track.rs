@@ -7,6 +7,7 @@ use super::{
     pod::ingress_class,
 };
 use crate::{
+    balance::Backend,
     config::{Config, FragKey, FragPorts, note},
     event::{BUCKET_FLOWS, EventHead},
     flow::{Flow, FlowKey, Tcp, Want},
@@ -100,7 +101,7 @@ pub(super) fn track<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason
 /// Where nothing isolates the pod later fragments pass, too.
 #[inline(always)]
 fn pass_on<W: World>(world: &W, case: &Case) {
-    if case.is_isolated() {
+    if case.is_isolated() || case.way.rewrites != 0 {
         tell_fragments(world, case);
     }
 }
@@ -174,8 +175,8 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
 /// Is a flow of a pod that nothing isolates to have an entry? For the policy that may come, or for the short way.
 #[inline(always)]
 fn is_wanted<W: World>(world: &W, case: &mut Case) -> bool {
-    let may_be_fast = fast::may_begin(case, case.egress)
-        && (world.endpoint(&case.key.peer).is_some() || balance::vip(world, case).is_some());
+    let may_be_fast = (fast::may_begin(case, case.egress) && world.endpoint(&case.key.peer).is_some())
+        || (fast::may_begin_service(case, case.egress) && balance::find_vip(world, case));
     (case.config.has(Config::ALL_FLOWS) || may_be_fast) && may_keep(world, case)
 }
 
@@ -219,6 +220,8 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     let is_whole = matches!(case.t.piece, Piece::Whole);
     let to_ifindex = if old && case.flow.is(Flow::FAST) {
         match egress {
+            // The other pod is another node's.
+            true if case.flow.to_ifindex == Flow::ROUTED => Flow::ROUTED,
             true => match fast::judge_again(world, case, from_pod) {
                 Ok(to_ifindex) => to_ifindex,
                 Err(reason) => {
@@ -274,7 +277,13 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
 #[inline(always)]
 pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     let (class, rule) = (case.class, case.rule);
-    let to_ifindex = if has_room(world, case) { fast::begin(world, case)? } else { 0 };
+    let to_ifindex = if !has_room(world, case) {
+        0
+    } else if case.is_remote {
+        if fast::begin_remote(world, case) { Flow::ROUTED } else { 0 }
+    } else {
+        fast::begin(world, case)?
+    };
     if to_ifindex == 0 && case.backend != 0 {
         return Ok(Next::Judge);
     }
@@ -287,8 +296,8 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
     if to_ifindex != 0 {
         if entered == Ok(true) {
             balance::count(world, case.backend, 1);
+            // Its interface was looked at a moment ago.
             fast::read_way(&mut case.way, &case.flow);
-            fast::check_way(world, &mut case.way);
         } else {
             fast::forget_other(world, case);
             if case.backend != 0 && entered.is_ok() {
@@ -303,18 +312,20 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
 /// May a backend be chosen here for the first packet of a flow to a service?
 #[inline(always)]
 fn may_balance<W: World>(world: &W, case: &mut Case, from_pod: bool) -> bool {
-    !case.is_old && !case.is_tried && fast::may_begin(case, from_pod) && balance::vip(world, case).is_some()
+    !case.is_old && !case.is_tried && fast::may_begin_service(case, from_pod) && balance::find_vip(world, case)
 }
 
 /// A pod calls a service: who answers, and may it? Where that is not found out here, IPVS chooses, and the verdict falls behind it.
 #[inline(always)]
 pub(super) fn balance<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
     case.is_tried = true;
-    let chosen = balance::vip(world, case).and_then(|vip| balance::choose(world, case, &vip));
-    let Some((id, backend)) = chosen else { return Ok(Next::Judge) };
+    let Some((id, backend)) = balance::choose(world, case) else { return Ok(Next::Judge) };
     (case.far, case.far_port) = (backend.address, backend.port);
-    if fast::other_end(world, case).is_none() {
-        return Ok(Next::Judge);
+    if !fast::find_end(world, case) {
+        case.is_remote = backend.has(Backend::REMOTE) && fast::is_remote(world, case);
+        if !case.is_remote {
+            return Ok(Next::Judge);
+        }
     }
     let class = peer_of(world, &case.far).class;
     let verdict = ask(world, case, case.groups.egress, class, case.far_port);

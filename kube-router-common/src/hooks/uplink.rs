@@ -1,8 +1,8 @@
 //! The hooks of uplinks and tunnels: they judge nothing of their own, but what is pending.
 
-use super::{Action, Case, World, link, link::Frame, peer_of, refuse, track};
+use super::{Action, Case, World, fast, link, link::Frame, peer_of, refuse, track};
 use crate::{
-    config::note,
+    config::{Config, note},
     policy::{NOT_ISOLATED, Peer},
     reason::Reason,
 };
@@ -20,9 +20,18 @@ pub fn uplink_in<W: World>(world: &W, case: &mut Case) -> Action {
         }
     }
     let Ok(Frame::Ip { v4 }) = link::frame(world) else { return Action::Pass };
-    if case.read_ends(world, v4).is_ok() {
-        note_client(world, case);
+    case.begin(world.config(), false);
+    if case.read_ends(world, v4).is_err() {
+        return Action::Pass;
     }
+    if case.config.has(Config::FAST | Config::FAST_FLOWS) {
+        match fast::answer_in(world, case) {
+            Ok(true) => return Action::Deliver,
+            Ok(false) => {}
+            Err(reason) => return refuse(world, case, reason),
+        }
+    }
+    note_client(world, case);
     Action::Pass
 }
 

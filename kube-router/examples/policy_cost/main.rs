@@ -2,6 +2,7 @@
 //!
 //!     policy_cost path [JUDGE...]               a packet's way from pod to pod: plain, ours, iptables-nft, iptables-legacy
 //!     policy_cost once [JUDGE...]               the same, with one policy only
+//!     policy_cost service                       to a service: by IPVS, and past it
 //!     policy_cost lookups [FEW MANY]            a new flow, with few and many rows, in real time
 //!     policy_cost compile [POLICIES [PODS [NAMESPACES]]]   the compiler: all of a cluster, and one change
 //!     policy_cost memory PROGRAM POLICIES PODS  what a whole agent holds
@@ -21,6 +22,7 @@ mod original;
 mod path;
 mod pins;
 mod pktgen;
+mod service;
 mod verdict;
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +41,7 @@ fn main() -> Result<()> {
     match what.as_str() {
         "path" => path::run(&path::cases(), rest),
         "once" => path::run(&path::cases()[..1], rest),
+        "service" => service::run(),
         "lookups" => lookups::run(number(0, 1_000)?, number(1, 100_000)?),
         "compile" => {
             let pods = number(1, 10_000)?;
@@ -49,6 +52,6 @@ fn main() -> Result<()> {
             agent::measure_memory(program()?, Shape { policies, pods, namespaces: namespaces(pods) })
         }
         "verdict" => verdict::run(program()?, number(1, 1_000)?),
-        other => bail!("{other}: path, once, lookups, compile, memory or verdict"),
+        other => bail!("{other}: path, once, service, lookups, compile, memory or verdict"),
     }
 }

@@ -3,14 +3,14 @@
 //! Every case has namespaces of its own. A line holds the cost of a packet of an established flow and of the first packet
 //! of a flow, each the median of some rounds, and what the case is.
 
-use std::{thread, time::Duration};
+use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use kube_router::objects::Object;
 use serde_json::json;
 
 use crate::{
-    cluster::{Measured, Shape},
+    cluster::{Measured, SERVER, Shape},
     enforce::Agent,
     lab::Lab,
     original,
@@ -21,10 +21,10 @@ use crate::{
 const ROUNDS: usize = 3;
 /// Rounds, with those in which something else in the machine was at work.
 const ATTEMPTS: u16 = 12;
-const COUNT: u16 = 2_000;
+pub const COUNT: u16 = 2_000;
 /// The kernel takes namespaces apart after their last thread is gone, and would do so during the next measurement. Where
 /// idling costs nothing this passes at once.
-const CLEAN_UP: Duration = Duration::from_secs(20);
+pub const CLEAN_UP: Duration = Duration::from_secs(20);
 
 /// Before another attempt.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -133,19 +133,22 @@ fn measure(judge: Judge, case: &Case) -> Result<(f64, f64)> {
     // What the tools left to the kernel to finish; not later, as a flow of two packets is soon forgotten.
     thread::sleep(CLEAN_UP);
     let established = 4_000;
-    pktgen::shake_hands(&lab, established)?;
+    pktgen::shake_hands(&lab, SERVER, established)?;
     pktgen::shut(&lab)?;
     let first = |round: u16| 10_000 + round * COUNT;
-    let costs = [median(&lab, |_| Packets::Of(established))?, median(&lab, |round| Packets::From(first(round)))?];
+    let costs = [
+        median(&lab, SERVER, |_| Packets::Of(established))?,
+        median(&lab, SERVER, |round| Packets::From(first(round)))?,
+    ];
     drop((lab, pins));
     thread::sleep(CLEAN_UP);
     Ok((costs[0], costs[1]))
 }
 
-fn median(lab: &Lab, packets: impl Fn(u16) -> Packets) -> Result<f64> {
+pub fn median(lab: &Lab, to: Ipv4Addr, packets: impl Fn(u16) -> Packets) -> Result<f64> {
     let mut costs = Vec::new();
     for round in 0..ATTEMPTS {
-        match pktgen::blast(lab, packets(round), COUNT.into())? {
+        match pktgen::blast(lab, to, packets(round), COUNT.into())? {
             // The first one fills caches of routes and slabs.
             Some(cost) if round > 0 => costs.push(cost),
             Some(_) => {}

@@ -3,7 +3,11 @@
 //! There every packet is counted by the interface and dropped before anything else sees it, so that the figure is that
 //! of the way: generator, both veth pairs, hooks, routing. The generator lives in the namespace of who writes to its files.
 
-use std::{fs, net::UdpSocket, time::Duration};
+use std::{
+    fs,
+    net::{Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -29,7 +33,7 @@ fn write(file: &str, line: &str) -> Result<()> {
     fs::write(format!("{FOLDER}/{file}"), format!("{line}\n")).with_context(|| format!("pktgen {file}: {line}"))
 }
 
-fn generate(packets: Packets, count: u32) -> Result<f64> {
+fn generate(to: Ipv4Addr, packets: Packets, count: u32) -> Result<f64> {
     write("kpktgend_0", "rem_device_all")?;
     write("kpktgend_0", "add_device eth0")?;
     let (first, last) = match packets {
@@ -42,7 +46,7 @@ fn generate(packets: Packets, count: u32) -> Result<f64> {
         "delay 0".into(),
         "pkt_size 64".into(),
         "clone_skb 0".into(),
-        format!("dst {SERVER}"),
+        format!("dst {to}"),
         format!("dst_mac {}", NODE_MACS[0]),
         format!("udp_dst_min {PORT}"),
         format!("udp_dst_max {PORT}"),
@@ -66,13 +70,13 @@ fn received() -> Result<u64> {
 }
 
 /// A packet there and one back: from now on this is an established flow to everybody.
-pub fn shake_hands(lab: &Lab, port: u16) -> Result<()> {
+pub fn shake_hands(lab: &Lab, to: Ipv4Addr, port: u16) -> Result<()> {
     let server = lab.server.run(|| UdpSocket::bind((SERVER, PORT)))?;
     let client = lab.client.run(move || UdpSocket::bind((CLIENT, port)))?;
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(Duration::from_secs(60)))?;
     }
-    client.send_to(b"a", (SERVER, PORT))?;
+    client.send_to(b"a", (to, PORT))?;
     let (_, from) = server.recv_from(&mut [0; 8]).context("the server got nothing")?;
     server.send_to(b"b", from)?;
     client.recv_from(&mut [0; 8]).context("the client got nothing")?;
@@ -87,9 +91,9 @@ pub fn shut(lab: &Lab) -> Result<()> {
 
 /// Nanoseconds a packet; where the clock counts instructions, these. `None`: not every packet had come through when the last
 /// one was sent, so that the time is not theirs.
-pub fn blast(lab: &Lab, packets: Packets, count: u32) -> Result<Option<f64>> {
+pub fn blast(lab: &Lab, to: Ipv4Addr, packets: Packets, count: u32) -> Result<Option<f64>> {
     let before = lab.server.run(received)?;
-    let cost = lab.client.run(move || generate(packets, count))?;
+    let cost = lab.client.run(move || generate(to, packets, count))?;
     let through = lab.server.run(received)? - before;
     ensure!(through > 0, "nothing came through");
     Ok((through == u64::from(count)).then_some(cost))

@@ -184,9 +184,10 @@ fn reconcile(
     let mut reconciler =
         Reconciler::new(config.proxy.clone(), &config.node_name, config.cache_sync_timeout, clock::uptime_ms());
     if config.firewall.enabled {
-        reconciler = reconciler
-            .with_firewall(config.firewall.clone())
-            .with_fast_path(FastPath { on: config.firewall.fastpath != Fastpath::Off, tables: scheduler_tables() });
+        reconciler = reconciler.with_firewall(config.firewall.clone()).with_fast_path(FastPath {
+            on: config.firewall.fastpath != Fastpath::Off && !config.proxy.masquerade_all,
+            tables: scheduler_tables(),
+        });
     }
     let (asker, asks) = server::channel();
     let plugins = match &config.firewall.cni_socket {

@@ -15,6 +15,8 @@ use crate::objects::{AddressType, Endpoint, EndpointSlice, Protocol};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub local: bool,
+    /// On another node, as its slice says.
+    pub elsewhere: bool,
     /// Serves only until it ends; used when no better one is there.
     pub terminating: bool,
 }
@@ -45,12 +47,13 @@ impl Candidates {
             for endpoint in &slice.endpoints {
                 let Some(terminating) = usable(endpoint) else { continue };
                 let local = endpoint.node.as_deref() == Some(node);
-                let candidate = Candidate { local, terminating };
+                let candidate = Candidate { local, elsewhere: endpoint.node.is_some() && !local, terminating };
                 // Slices may overlap for a moment while the controller moves an endpoint: the better word counts.
                 found
                     .entry(SocketAddr::new(endpoint.address, port))
                     .and_modify(|known| {
                         known.local |= local;
+                        known.elsewhere &= candidate.elsewhere;
                         known.terminating &= terminating;
                     })
                     .or_insert(candidate);
@@ -69,6 +72,11 @@ impl Candidates {
         let ready: Vec<SocketAddr> =
             eligible().filter(|(_, candidate)| !candidate.terminating).map(|(address, _)| *address).collect();
         if ready.is_empty() { eligible().map(|(address, _)| *address).collect() } else { ready }
+    }
+
+    /// On which other node it is, somebody knows.
+    pub fn is_elsewhere(&self, address: &SocketAddr) -> bool {
+        self.0.get(address).is_some_and(|candidate| candidate.elsewhere)
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {

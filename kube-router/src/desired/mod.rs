@@ -57,6 +57,8 @@ pub struct Frontend {
     pub port_name: Box<str>,
     /// The Service has nothing against the fast path.
     pub fast: bool,
+    /// Destinations on other nodes.
+    pub elsewhere: BTreeSet<Destination>,
     pub server: Virtual,
 }
 

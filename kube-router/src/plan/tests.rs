@@ -31,6 +31,7 @@ fn frontend() -> impl Strategy<Value = Frontend> {
         origin: Origin::ClusterIp,
         port_name: "".into(),
         fast: true,
+        elsewhere: BTreeSet::new(),
         server: Virtual { scheduler, sched_flags: 0, persistence_s, destinations },
     })
 }
@@ -257,7 +258,8 @@ fn one_service(destinations: &[u8]) -> ServiceState {
         destinations: destinations.iter().map(|d| (SocketAddr::from(([10, 244, 0, *d], 53)), 1)).collect(),
         ..Virtual::default()
     };
-    let frontend = Frontend { origin: Origin::ClusterIp, port_name: "dns".into(), fast: true, server };
+    let frontend =
+        Frontend { origin: Origin::ClusterIp, port_name: "dns".into(), fast: true, elsewhere: BTreeSet::new(), server };
     ServiceState { frontends: [(key, frontend)].into(), vips: [ip(1)].into(), ..ServiceState::default() }
 }
 
@@ -323,7 +325,13 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
     desired.table.replace(&name(0), Some(one_service(&[1])));
     // A node port: no VIP, but written down in the set.
     let node_port = VirtualKey { address: [192, 168, 10, 100].into(), protocol: Protocol::Tcp, port: 30080 };
-    let frontend = Frontend { origin: Origin::NodePort, port_name: "".into(), fast: true, server: Virtual::default() };
+    let frontend = Frontend {
+        origin: Origin::NodePort,
+        port_name: "".into(),
+        fast: true,
+        elsewhere: BTreeSet::new(),
+        server: Virtual::default(),
+    };
     let state = ServiceState { frontends: [(node_port, frontend)].into(), ..ServiceState::default() };
     desired.table.replace(&name(1), Some(state));
     carry_out(&kernel, &plan_full(&desired, &kernel.observe().unwrap(), FULL));

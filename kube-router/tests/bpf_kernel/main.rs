@@ -15,6 +15,7 @@ mod net;
 mod paged;
 mod promises;
 mod rig;
+mod served;
 mod share;
 mod sizes;
 mod taken_over;

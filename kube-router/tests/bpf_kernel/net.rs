@@ -22,12 +22,12 @@ use kube_router_common::{
     config::{Config, Iface},
     hooks::Hook,
     policy::{ANY, Address, Endpoint, Peer, PodGroups, PolicyKey, PolicyRow},
-    twin::cases::{IF_1, IF_2, MAC_1, MAC_2},
+    twin::cases::{IF_1, IF_2, IF_UPLINK, MAC_1, MAC_2},
 };
 use nix::{
     mount::{MsFlags, mount, umount},
     sched::{CloneFlags, unshare},
-    unistd::gettid,
+    unistd::{Pid, gettid},
 };
 
 use crate::run;
@@ -38,7 +38,8 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Pod(mpsc::Sender<Job>);
 
 impl Pod {
-    fn new(ifindex: u32, mac: [u8; 6], host: u8) -> Self {
+    /// With the thread that is in it.
+    fn bare() -> (Self, Pid) {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, thread_id) = mpsc::channel();
         thread::spawn(move || {
@@ -48,8 +49,11 @@ impl Pod {
                 job();
             }
         });
-        let tid = thread_id.recv().expect("pod");
-        let pod = Pod(jobs);
+        (Pod(jobs), thread_id.recv().expect("pod"))
+    }
+
+    fn new(ifindex: u32, mac: [u8; 6], host: u8) -> Self {
+        let (pod, tid) = Pod::bare();
         run("ip", &format!("link add v{ifindex} index {ifindex} type veth peer name eth0 netns {tid}"));
         run("ip", &format!("link set v{ifindex} master kube-bridge up"));
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -130,6 +134,33 @@ impl Net {
         }
         Net { pod_1, pod_2 }
     }
+
+    /// Another node, one hop behind the uplink v103, and a pod's addresses there: 10.2.0.2, fd00:2::2.
+    pub fn other_node(&self) -> Pod {
+        let (node, tid) = Pod::bare();
+        run("ip", &format!("link add v{IF_UPLINK} index {IF_UPLINK} type veth peer name eth0 netns {tid}"));
+        run("ip", &format!("link set v{IF_UPLINK} up"));
+        run("ip", &format!("addr add 192.168.77.1/24 dev v{IF_UPLINK}"));
+        run("ip", &format!("-6 addr add fd00:77::1/64 dev v{IF_UPLINK} nodad"));
+        node.run(|| {
+            run("ip", "link set lo up");
+            run("ip", "link set eth0 up");
+            for address in ["192.168.77.2/24 dev eth0", "10.2.0.2/32 dev lo"] {
+                run("ip", &format!("addr add {address}"));
+            }
+            for address in ["fd00:77::2/64 dev eth0", "fd00:2::2/128 dev lo"] {
+                run("ip", &format!("-6 addr add {address} nodad"));
+            }
+            run("ip", "route add 10.1.0.0/24 via 192.168.77.1");
+            run("ip", "-6 route add fd00:1::/64 via fd00:77::1");
+        });
+        run("ip", "route add 10.2.0.0/24 via 192.168.77.2");
+        run("ip", "-6 route add fd00:2::/64 via fd00:77::2");
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            fs::write(format!("/proc/sys/net/{setting}"), "1").expect("forwarding");
+        }
+        node
+    }
 }
 
 /// Pods, addresses, classes; groups 0.
@@ -172,10 +203,14 @@ pub fn next_generation(dataplane: &Dataplane) {
     dataplane.tables().set_config(&config).expect("config");
 }
 
+pub fn attach(dataplane: &mut Dataplane, ifindex: u32, hook: Hook) {
+    dataplane.attach(ifindex, hook, AttachMode::of_kernel()).expect("attach");
+}
+
 pub fn attach_pods(dataplane: &mut Dataplane) {
     for ifindex in [IF_1, IF_2] {
         for hook in [Hook::PodOut, Hook::PodIn] {
-            dataplane.attach(ifindex, hook, AttachMode::of_kernel()).expect("attach");
+            attach(dataplane, ifindex, hook);
         }
     }
 }

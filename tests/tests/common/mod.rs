@@ -15,6 +15,7 @@ use kube_router_tests::{
     agent::Agent,
     lab::{Lab, Namespace, Node, NodeSpec, Pod, Serve, load_modules},
     objects::{self, Manifests},
+    pins::Pins,
     process::Process,
 };
 
@@ -37,6 +38,7 @@ pub struct Cluster {
     pub agents: Vec<Agent>,
     pub nodes: Vec<Node>,
     pub outside: Namespace,
+    pub pins: Vec<Pins>,
     servers: Vec<Process>,
     pub lab: Lab,
 }
@@ -69,6 +71,7 @@ impl Cluster {
             agents: Vec::new(),
             nodes,
             outside,
+            pins: Vec::new(),
             servers: Vec::new(),
             lab,
         };
@@ -114,12 +117,29 @@ impl Cluster {
 
     /// Starts an agent on each of these nodes and waits until all are ready.
     pub fn start(&mut self, nodes: &[usize], flags: &[&str]) {
+        self.launch(nodes, flags, |_| Vec::new());
+    }
+
+    /// The same, with policy, and services past IPVS where that can be.
+    pub fn start_fast(&mut self, nodes: &[usize], flags: &[&str]) {
+        let pods: Vec<_> = self.lab.pods().map(|pod| objects::pod(pod, serde_json::json!({}))).collect();
+        self.manifests.put("pods", &pods).unwrap();
+        let pins: Vec<Pins> = nodes.iter().map(|_| Pins::new().unwrap()).collect();
+        self.launch(nodes, flags, |at| vec!["--run-firewall=true".to_owned(), pins[at].flag()]);
+        self.pins.extend(pins);
+    }
+
+    fn launch(&mut self, nodes: &[usize], flags: &[&str], own: impl Fn(usize) -> Vec<String>) {
         let manifests = self.manifests.flag();
-        let mut all: Vec<&str> = vec![&manifests];
-        all.extend(FLAGS);
-        all.extend(flags);
-        let mut agents: Vec<Agent> =
-            nodes.iter().map(|n| Agent::start(&self.node(*n).ns, &format!("n{n}"), &all).unwrap()).collect();
+        let start = |(at, number): (usize, &usize)| {
+            let own = own(at);
+            let mut all: Vec<&str> = vec![&manifests];
+            all.extend(FLAGS.iter().filter(|flag| own.is_empty() || !flag.starts_with("--run-firewall")));
+            all.extend(own.iter().map(String::as_str));
+            all.extend(flags);
+            Agent::start(&self.node(*number).ns, &format!("n{number}"), &all).unwrap()
+        };
+        let mut agents: Vec<Agent> = nodes.iter().enumerate().map(start).collect();
         for agent in &mut agents {
             agent.wait_ready(PATIENCE * 2).unwrap();
         }

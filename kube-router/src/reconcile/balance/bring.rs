@@ -9,7 +9,7 @@ use kube_router_common::{
 
 use super::{
     Balancer,
-    leftovers::{destinations, place},
+    leftovers::{self, destinations, place},
 };
 use crate::{
     compile::{
@@ -17,7 +17,7 @@ use crate::{
         rings::DestinationList,
         service_ports::key_of,
     },
-    desired::{Desired, Virtual, VirtualKey, balance::BalanceTables},
+    desired::{Desired, Frontend, Virtual, VirtualKey, balance::BalanceTables},
     objects::Protocol,
     plan::{
         Guard, IpvsOp, ObservedIpvs,
@@ -84,7 +84,7 @@ impl Balancer {
         }
         let current = there.map(|(_, list)| destinations(list));
         let wanted = Wanted {
-            backends: self.backends(key, ring.as_ref().ok(), current.as_ref(), view, tables),
+            backends: self.backends(key, ring.as_ref().ok(), current.as_ref(), view, tables, wish),
             ring: ring.ok(),
         };
         let numbers = &mut self.numbers;
@@ -138,9 +138,13 @@ impl Balancer {
         current: Option<&BTreeSet<Place>>,
         view: &View<'_>,
         tables: &BalanceTables,
+        wish: Option<&Frontend>,
     ) -> BTreeMap<u32, Backend> {
         let Some(vip) = self.numbers.known_vip(&key_of(key)) else { return BTreeMap::new() };
         let open: BTreeSet<u32> = ring.into_iter().flat_map(|(_, slots)| slots.iter().copied()).collect();
+        let elsewhere: BTreeSet<Place> =
+            wish.into_iter().flat_map(|wish| &wish.elsewhere).map(leftovers::place).collect();
+        let remote = |place: &Place| if elsewhere.contains(place) { Backend::REMOTE } else { 0 };
         let flags = |place: Place, id: u32| {
             let known = tables.backends.get(&id);
             let lives = match view.ipvs {
@@ -148,7 +152,7 @@ impl Balancer {
                 None => known.is_some_and(|backend| backend.has(Backend::LIVE)),
             };
             match (open.contains(&id), lives) {
-                (true, _) => Some(Backend::OPEN | Backend::LIVE),
+                (true, _) => Some(Backend::OPEN | Backend::LIVE | remote(&place)),
                 (false, true) => Some(Backend::LIVE),
                 // A number that was never written needs no row.
                 (false, false) => known.map(|_| 0),

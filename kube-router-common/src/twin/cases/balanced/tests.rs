@@ -35,8 +35,10 @@ impl Path {
 
     /// Connections that do not close yet.
     fn open(&self) -> i32 {
-        let flows = self.tables.flows.values();
-        flows.filter(|flow| flow.is(Flow::FROM_POD) && flow.is_active(protocol::TCP)).count() as i32
+        let counts = |(key, flow): &(&FlowKey, &Flow)| {
+            flow.is(Flow::NAT) && flow.is(Flow::FROM_POD) && flow.is_active(key.protocol)
+        };
+        self.tables.flows.iter().filter(counts).count() as i32
     }
 
     fn new(f: Family) -> Self {
@@ -79,7 +81,9 @@ impl Path {
             let other = &self.tables.flows[&key.turned(flow)];
             assert_eq!(key.turned(flow).turned(other), *key);
             assert_eq!((flow.state, flow.is(Flow::REPLIED)), (other.state, other.is(Flow::REPLIED)));
-            assert_eq!((flow.backend, flow.to_ifindex, flow.ifindex), (other.backend, other.ifindex, other.to_ifindex));
+            assert_eq!(flow.backend, other.backend);
+            let is_remote = [flow, other].iter().any(|half| half.to_ifindex == Flow::ROUTED);
+            assert!(is_remote || (flow.to_ifindex, flow.ifindex) == (other.ifindex, other.to_ifindex));
         }
     }
 }
@@ -244,5 +248,130 @@ fn a_connection_counts_until_it_begins_to_close_and_once() {
         path.tables.config.generation += 1;
         path.call(5_000, Tcp::RST);
         assert_eq!(path.tables.actives.values().sum::<i32>(), 0);
+    }
+}
+
+/// Datagrams of any size, and one whose backend goes.
+#[test]
+fn datagrams_keep_their_backend_until_it_is_gone() {
+    for f in Family::BOTH {
+        let mut path = Path::new(f);
+        let (at, client, by) = ((service(f), 53), (pod_1(f), 4000), (pod_2(f), 5353));
+        let more = u32::from(f == Family::V6);
+        let key = ServiceKey { address: at.0, port: at.1, protocol: protocol::UDP, pad: 0 };
+        let peers = &mut path.tables.peers;
+        assert!(peers[&at.0].flags & Peer::SERVICE != 0);
+        path.tables.services.insert(key, Service::default());
+        let learn_until_s = path.tables.now_s + 10;
+        let vip = Vip { id: 40, ring: 40, slots: 1, scheduler: Vip::RR, learn_until_s, ..Vip::default() };
+        path.tables.vips.insert(key, vip);
+        for id in [50, 51] {
+            let flags = Backend::LIVE | Backend::OPEN;
+            path.tables.backends.insert(id + more, Backend { address: by.0, port: by.1 + id as u16, flags, vip: 40 });
+        }
+        path.tables.rings.insert(RingKey { ring: 40, slot: 0 }, 50 + more);
+        let ask = |path: &mut Path, text: &[u8]| path.run(IF_1, Build::udp(client, at, text));
+        assert_eq!(ask(&mut path, b"early").action, Action::Pass, "IPVS may know it");
+        path.tables.now_s += 10;
+        for text in [&b"one"[..], b"two", b"three"] {
+            let wanted = Build::udp(client, (by.0, by.1 + 50), text).with(|b| (b.from_mac, b.to_mac) = (MAC_1, MAC_2));
+            assert_eq!(ask(&mut path, text).delivered, Some((IF_2, wanted.bytes())), "{f:?}");
+            path.expect_twins();
+        }
+        let reply = path.run(IF_2, Build::udp((by.0, by.1 + 50), client, b"answer"));
+        let wanted = Build::udp(at, client, b"answer").with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1));
+        assert_eq!(reply.delivered, Some((IF_1, wanted.bytes())));
+        // As long as IPVS would know it.
+        path.tables.now_s += 300;
+        assert_eq!(ask(&mut path, b"late").action, Action::Deliver);
+        path.tables.backends.entry(50 + more).and_modify(|backend| backend.flags = 0);
+        path.tables.rings.insert(RingKey { ring: 40, slot: 0 }, 51 + more);
+        let wanted = Build::udp(client, (by.0, by.1 + 51), b"anew").with(|b| (b.from_mac, b.to_mac) = (MAC_1, MAC_2));
+        assert_eq!(ask(&mut path, b"anew").delivered, Some((IF_2, wanted.bytes())), "{f:?}");
+        assert_eq!(path.tables.flows.len(), 2);
+        path.expect_twins();
+    }
+}
+
+impl Path {
+    /// The backend is a pod of another node, behind the uplink.
+    fn remote(f: Family) -> Self {
+        let mut path = Path::new(f);
+        let there = friend(f);
+        change(&mut path.tables, |backend| (backend.address, backend.flags) = (there, backend.flags | Backend::REMOTE));
+        path.tables.routes.insert(there, IF_UPLINK);
+        path.tables.ifaces.insert(IF_UPLINK, Iface { flags: Iface::UPLINK, ..Iface::default() });
+        path
+    }
+
+    /// What leaves for the other node; nothing if it takes the stack.
+    fn send(&mut self, flags: u8) -> Option<Vec<u8>> {
+        let outcome = self.run(IF_1, Build::tcp((pod_1(self.f), 4000), (service(self.f), 443), flags));
+        outcome.delivered.map(|(ifindex, bytes)| {
+            assert_eq!(ifindex, Flow::ROUTED);
+            bytes[14..].to_vec()
+        })
+    }
+
+    /// What comes back from there.
+    fn hear(&mut self, flags: u8) -> crate::twin::Outcome {
+        let bytes = Build::tcp((friend(self.f), 8080), (pod_1(self.f), 4000), flags).bytes();
+        self.tables.run(Hook::UplinkIn, &Packet { bytes, ifindex: IF_UPLINK, note: 0, mark: 0, checksum: None })
+    }
+}
+
+#[test]
+fn a_backend_of_another_node_answers_as_the_service() {
+    for f in Family::BOTH {
+        let mut path = Path::remote(f);
+        let client = (pod_1(f), 4000);
+        for flags in [SYN, ACK, FIN_ACK] {
+            assert_eq!(path.send(flags), Some(Build::tcp(client, (friend(f), 8080), flags).network()), "{f:?} {flags}");
+            path.expect_twins();
+            let back = if flags == SYN { SYN | ACK } else { flags };
+            let wanted = Build::tcp((service(f), 443), client, back).with(|b| b.to_mac = MAC_1).bytes();
+            let heard =
+                path.hear(back).delivered.map(|(ifindex, bytes)| (ifindex, bytes[..6].to_vec(), bytes[14..].to_vec()));
+            assert_eq!(heard, Some((IF_1, MAC_1.to_vec(), wanted[14..].to_vec())), "{f:?} {flags}");
+            path.expect_twins();
+        }
+        assert_eq!(path.tables.flows.len(), 2);
+        // Policies come to forbid it: neither side gets through.
+        let mut path = Path::remote(f);
+        assert!(path.send(SYN).is_some() && path.hear(SYN | ACK).action == Action::Deliver);
+        path.tables.pods.insert(1, PodGroups { ingress: 0, egress: GROUP_1_OUT });
+        path.tables.config.generation += 1;
+        assert_eq!(path.hear(ACK).action, Action::Reject);
+        assert_eq!(path.send(ACK), None);
+        path.tables.pods.remove(&1);
+        assert!(path.hear(ACK).action == Action::Deliver && path.send(ACK).is_some());
+    }
+}
+
+#[test]
+fn what_could_not_come_back_is_not_sent_past_the_stack() {
+    for f in Family::BOTH {
+        type Change = fn(&mut Tables, Family);
+        let changes: [(&str, Change); 5] = [
+            ("no route", |t, _| t.routes.clear()),
+            ("no hook there", |t, _| drop(t.ifaces.remove(&IF_UPLINK))),
+            ("a tunnel", |t, _| {
+                t.ifaces.entry(IF_UPLINK).and_modify(|iface| iface.flags |= Iface::NO_LINK_HEADER);
+            }),
+            ("something stands at the pod's interface", |t, _| short_way::stand_at(t, IF_1)),
+            ("a connection of its own to that backend", |t, f| {
+                let flow = live(t, Flow::FROM_POD);
+                t.flows.insert(key((pod_1(f), 4000), (friend(f), 8080), protocol::TCP), flow);
+            }),
+        ];
+        for (text, change) in changes {
+            let mut path = Path::remote(f);
+            change(&mut path.tables, f);
+            path.tables.count_flows();
+            assert_eq!(path.send(SYN), None, "{f:?}: {text}");
+            assert!(path.tables.flows.values().all(|flow| !flow.is(Flow::NAT)), "{f:?}: {text}");
+        }
+        // What nobody asked for is none of ours.
+        assert_eq!(Path::remote(f).hear(ACK).action, Action::Pass);
     }
 }
