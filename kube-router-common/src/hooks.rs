@@ -21,7 +21,7 @@ mod uplink;
 use core::ops::DerefMut;
 
 pub use self::{
-    pod::{balance_out, judge_in, judge_out, not_judged, pair_out, pod_in, pod_out},
+    pod::{balance_out, judge_in, judge_out, not_judged, pair_out, pod_in, pod_out, requote},
     uplink::{uplink_in, uplink_out},
 };
 use crate::{
@@ -85,6 +85,8 @@ pub enum Action {
     Pair,
     /// A first packet to a service, for which a backend is chosen in [`balance_out`].
     Balance,
+    /// An ICMP error that quotes what was translated: the sender of that packet is to know it again; see [`requote`].
+    Requote,
 }
 
 /// Who began a connection, as the sockets in the pod tell.
@@ -187,6 +189,15 @@ pub struct Way {
 impl Way {
     pub const SOURCE: u32 = 1;
     pub const DESTINATION: u32 = 2;
+    /// Of the packet that an ICMP error quotes, the destination.
+    pub const QUOTED_DESTINATION: u32 = 3;
+    /// Of the packet that an ICMP error quotes, the source, which is whom the error is for.
+    pub const QUOTED_SOURCE: u32 = 4;
+
+    #[inline(always)]
+    pub const fn is_quoted(&self) -> bool {
+        self.rewrites >= Way::QUOTED_DESTINATION
+    }
 }
 
 /// All that is known of the packet at hand. The programs keep it outside of their small stacks, so it is passed around by
@@ -229,7 +240,8 @@ pub struct Case {
     pub is_stateful: bool,
     /// No backend could be chosen here: IPVS does it.
     pub is_tried: bool,
-    /// The other end of a flow that is judged, as policies see it: behind a service, the backend.
+    /// The other end of a flow that is judged, as policies see it: behind a service, the backend. Of an ICMP error: the end of
+    /// the quoted packet that is written over.
     pub far: Address,
     pub far_port: u16,
     /// Its number; 0: no service.
@@ -273,7 +285,8 @@ impl Case {
     fn begin(&mut self, config: Config, egress: bool) {
         (self.pod, self.class, self.rule) = (0, 0, 0);
         (self.note, self.egress, self.has_ends, self.has_ports, self.is_own) = (0, egress, false, false, false);
-        (self.config, self.way.ifindex, self.is_tried, self.backend, self.is_remote) = (config, 0, false, 0, false);
+        (self.config, self.is_tried, self.backend, self.is_remote) = (config, false, 0, false);
+        (self.way.ifindex, self.way.rewrites) = (0, 0);
         (self.is_at_home, self.vip.id, self.end.pod) = (false, 0, 0);
     }
 

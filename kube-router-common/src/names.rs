@@ -103,8 +103,22 @@ pub const PAIR_OUT: &str = "kr_pair_out";
 /// The same where a backend is to be chosen.
 pub const BALANCE_OUT: &str = "kr_balance_out";
 
-pub const PROGRAMS: [&str; 10] =
-    [POD_OUT, POD_IN, UPLINK_IN, UPLINK_OUT, ANSWER_BACK, ANSWER_IN, JUDGE_OUT, JUDGE_IN, PAIR_OUT, BALANCE_OUT];
+/// Goes on with [`POD_OUT`] or [`POD_IN`] where an ICMP error quotes a packet whose addresses were translated.
+pub const REQUOTE: &str = "kr_requote";
+
+pub const PROGRAMS: [&str; 11] = [
+    POD_OUT,
+    POD_IN,
+    UPLINK_IN,
+    UPLINK_OUT,
+    ANSWER_BACK,
+    ANSWER_IN,
+    JUDGE_OUT,
+    JUDGE_IN,
+    PAIR_OUT,
+    BALANCE_OUT,
+    REQUOTE,
+];
 
 /// Places in [`TAILS`], each with its program.
 pub const TAIL_ANSWER_BACK: u32 = 0;
@@ -113,13 +127,15 @@ pub const TAIL_JUDGE_OUT: u32 = 2;
 pub const TAIL_JUDGE_IN: u32 = 3;
 pub const TAIL_PAIR_OUT: u32 = 4;
 pub const TAIL_BALANCE_OUT: u32 = 5;
-pub const TAIL_PROGRAMS: [(u32, &str); 6] = [
+pub const TAIL_REQUOTE: u32 = 6;
+pub const TAIL_PROGRAMS: [(u32, &str); 7] = [
     (TAIL_ANSWER_BACK, ANSWER_BACK),
     (TAIL_ANSWER_IN, ANSWER_IN),
     (TAIL_JUDGE_OUT, JUDGE_OUT),
     (TAIL_JUDGE_IN, JUDGE_IN),
     (TAIL_PAIR_OUT, PAIR_OUT),
     (TAIL_BALANCE_OUT, BALANCE_OUT),
+    (TAIL_REQUOTE, REQUOTE),
 ];
 pub const TAIL_COUNT: u32 = TAIL_PROGRAMS.len() as u32;
 /// There is none in this place, and a packet that would go on there ends.

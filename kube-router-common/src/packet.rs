@@ -431,6 +431,16 @@ pub fn icmp_kind(ends: &Ends, t: &Transport, into_pod: bool) -> Icmp {
     }
 }
 
+/// Does it quote a packet (RFC 1122, 3.2.2; RFC 4443, 2.1)? A redirect does as well, but is for who routes.
+#[inline(always)]
+pub const fn is_error(ends: &Ends, t: &Transport) -> bool {
+    if ends.v4 {
+        matches!(t.icmp_type, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM)
+    } else {
+        matches!(t.icmp_type, icmp::UNREACHABLE_6 | icmp::TOO_BIG_6 | icmp::TIME_EXCEEDED_6 | icmp::PARAMETER_PROBLEM_6)
+    }
+}
+
 /// Reads the packet that an ICMP error quotes, as far as it matters for finding its flow, into `key` as if `local` had
 /// sent it. False if it quotes too little.
 #[inline(always)]

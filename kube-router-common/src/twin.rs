@@ -133,6 +133,8 @@ pub struct Outcome {
     pub answer: Option<Vec<u8>>,
     /// Of [`Action::Deliver`]: to the pod at the other end of this interface, as these bytes.
     pub delivered: Option<(u32, Vec<u8>)>,
+    /// Of [`Action::Pass`]: as these bytes, if it was changed.
+    pub requoted: Option<Vec<u8>>,
 }
 
 impl Tables {
@@ -171,9 +173,11 @@ impl Tables {
             Hook::UplinkIn => hooks::uplink_in(&view, case),
             Hook::UplinkOut => hooks::uplink_out(&view, case),
         };
+        let requoted = (action == Action::Requote).then(|| view.requoted(case));
+        let action = if action == Action::Requote { hooks::requote(&view, case) } else { action };
         let answer = if action == Action::Reject { view.answer() } else { None };
         let delivered = (action == Action::Deliver).then(|| (case.way.ifindex, view.delivered(&case.way)));
-        let outcome = Outcome { action, note: view.note.get(), mark: view.mark.get(), answer, delivered };
+        let outcome = Outcome { action, note: view.note.get(), mark: view.mark.get(), answer, delivered, requoted };
         *self = view.tables.into_inner();
         outcome
     }
@@ -212,7 +216,6 @@ impl View<'_> {
         bytes
     }
 
-    /// As RFC 1624, equation 3 has it, word by word.
     fn rewrite(&self, bytes: &mut [u8], way: &Way) {
         let v4 = self.ethertype() == ethertype::IPV4;
         let Ok(ends) = ends(self, v4) else { return };
@@ -225,28 +228,52 @@ impl View<'_> {
         let port_at = ports_at + if is_source { 0 } else { 2 };
         let check_at = ports_at + if t.protocol == protocol::TCP { 16 } else { 6 };
         let is_later = matches!(t.piece, Piece::Later);
-        let half = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let has_check = is_later || t.protocol == protocol::TCP || half(bytes, check_at) != 0;
-        let mut replace = |at: usize, new: &[u8], checks: &[usize]| {
-            for (word, value) in new.chunks_exact(2).enumerate() {
-                let (from, to) = (half(bytes, at + 2 * word), half(value, 0));
-                for check in checks {
-                    let sum = u32::from(!half(bytes, *check)) + u32::from(!from) + u32::from(to);
-                    let folded = (sum & 0xffff) + (sum >> 16);
-                    let folded = (folded & 0xffff) + (folded >> 16);
-                    bytes[*check..check + 2].copy_from_slice(&(!(folded as u16)).to_be_bytes());
-                }
-                bytes[at + 2 * word..at + 2 * word + 2].copy_from_slice(value);
-            }
-        };
         let mut checks = Vec::new();
         checks.extend(v4.then_some(LINK + 10));
         checks.extend((has_check && !is_later).then_some(check_at));
-        replace(address_at, &way.address.0[16 - length..], &checks);
+        replace(bytes, address_at, &way.address.0[16 - length..], &checks);
         if is_later {
             return;
         }
-        replace(port_at, &way.port.to_be_bytes(), if has_check { core::slice::from_ref(&check_at) } else { &[] });
+        let checks = if has_check { core::slice::from_ref(&check_at) } else { &[] };
+        replace(bytes, port_at, &way.port.to_be_bytes(), checks);
+    }
+
+    /// The ICMP error, about a packet as its sender sent it. Of IPv4 the quoted header's own checksum makes up for the address.
+    fn requoted(&self, case: &Case) -> Vec<u8> {
+        let (mut bytes, way) = (self.packet.bytes.clone(), &case.way);
+        let v4 = self.ethertype() == ethertype::IPV4;
+        let (header, length, first) = if v4 { (20, 4, 12) } else { (40, 16, 8) };
+        let address = &way.address.0[16 - length..];
+        let is_source = way.rewrites == Way::QUOTED_SOURCE;
+        let (message, other) = (LINK + case.t.at as usize, if is_source { 0 } else { 1 });
+        let (quoted, check) = (message + 8, message + 2);
+        let at = quoted + first + other * length;
+        replace(&mut bytes, at, address, &[if v4 { quoted + 10 } else { check }]);
+        replace(&mut bytes, quoted + header + 2 * other, &way.port.to_be_bytes(), &[check]);
+        if is_source {
+            replace(&mut bytes, LINK + first + length, address, &[if v4 { LINK + 10 } else { check }]);
+        }
+        bytes
+    }
+}
+
+fn half(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Writes new bytes, and what they change in these checksums (RFC 1624, equation 3), word by word.
+fn replace(bytes: &mut [u8], at: usize, new: &[u8], checks: &[usize]) {
+    for (word, value) in new.chunks_exact(2).enumerate() {
+        let (from, to) = (half(bytes, at + 2 * word), half(value, 0));
+        for check in checks {
+            let sum = u32::from(!half(bytes, *check)) + u32::from(!from) + u32::from(to);
+            let folded = (sum & 0xffff) + (sum >> 16);
+            let folded = (folded & 0xffff) + (folded >> 16);
+            bytes[*check..check + 2].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+        }
+        bytes[at + 2 * word..at + 2 * word + 2].copy_from_slice(value);
     }
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{
         BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-        TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
         bpf_hdr_start_off::BPF_HDR_START_NET,
     },
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
@@ -403,6 +403,11 @@ pub fn redirect(ifindex: u32, flags: u64) -> i32 {
     unsafe { bpf_redirect(ifindex, flags) as i32 }
 }
 
+/// Bytes of an Ethernet header, which every pod's interface has.
+const LINK: u32 = 14;
+/// Bytes of a TCP header with all options.
+const TCP_LONGEST: u32 = 60;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -438,15 +443,20 @@ pub fn route_of(context: &TcContext, ends: &Ends, to: &Address) -> Option<u32> {
     matches!(answer, FOUND | NO_NEIGHBOUR).then_some(question.ifindex)
 }
 
-/// Sends the packet, whose destination is another one by now, where the node's routes lead.
+/// Sends the packet, whose destination is another one by now, where the node's routes lead. One that cannot go there, too
+/// large or at its last hop, is the stack's, which knows how to cut it or what to tell its sender.
 #[inline(always)]
 fn route(context: &TcContext, case: &Case) -> i32 {
     let skb = context.skb.skb;
     let mut question = question(context, &case.ends, &case.way.address);
+    question.__bindgen_anon_1.tot_len = largest(context, case);
     // SAFETY: helpers check their arguments, read and write as much as they are told.
     unsafe {
         let answer = bpf_fib_lookup(skb.cast(), &raw mut question, size_of::<FibLookup>() as i32, 0);
-        if !matches!(answer, FOUND | NO_NEIGHBOUR) || !hop(context, case) {
+        if !matches!(answer, FOUND | NO_NEIGHBOUR) || case.ends.hop_limit <= 1 {
+            return TC_ACT_UNSPEC;
+        }
+        if !hop(context, case) {
             return TC_ACT_SHOT;
         }
         if mark(context) != 0 {
@@ -463,14 +473,30 @@ fn route(context: &TcContext, case: &Case) -> i32 {
     }
 }
 
-/// One hop less to go; false: it has none.
+/// Bytes from the network header on; of what is cut into segments on its way (GSO), those of the longest segment, as
+/// `skb_gso_network_seglen` of include/linux/skbuff.h counts them.
+#[inline(always)]
+fn largest(context: &TcContext, case: &Case) -> u16 {
+    const UDP_HEADER: u32 = 8;
+    // SAFETY: as in `ethertype`.
+    let segment = unsafe { (*context.skb.skb).gso_size };
+    if segment == 0 {
+        return case.ends.total as u16;
+    }
+    let header = if case.t.protocol == protocol::TCP {
+        // The header's length, in words, is the upper half of its 13th byte.
+        let at = LINK.saturating_add(case.t.at).saturating_add(12);
+        at_hand::<u16>(context, at).map_or(TCP_LONGEST, |word| u32::from(word.to_ne_bytes()[0] >> 4) * 4)
+    } else {
+        UDP_HEADER
+    };
+    (case.t.at + header + segment) as u16
+}
+
+/// One hop less to go, of more than one. False: half of it may be written.
 #[inline(always)]
 fn hop(context: &TcContext, case: &Case) -> bool {
-    const LINK: u32 = 14;
     let (skb, left) = (context.skb.skb, case.ends.hop_limit);
-    if left <= 1 {
-        return false;
-    }
     let (at, less) = (LINK + if case.ends.v4 { 8 } else { 7 }, left - 1);
     // SAFETY: helpers check their arguments; of IPv4 the byte is the first of a word of the checksum's.
     unsafe {
@@ -485,7 +511,6 @@ fn hop(context: &TcContext, case: &Case) -> bool {
 /// Writes another address and port over one end of the packet, and keeps its checksums true. False: half of it may be written.
 #[inline(always)]
 fn rewrite(context: &TcContext, case: &Case) -> bool {
-    const LINK: u32 = 14;
     const TCP_CHECK: u32 = 16;
     const UDP_CHECK: u32 = 6;
     let (skb, way, v4) = (context.skb.skb, &case.way, case.ends.v4);
@@ -533,6 +558,48 @@ fn rewrite(context: &TcContext, case: &Case) -> bool {
             let flags = u64::from(zero_is_none) | 2;
             failed |= bpf_l4_csum_replace(skb.cast(), check_at, u64::from(old_port), u64::from(new_port), flags)
                 | bpf_skb_store_bytes(skb.cast(), ports_at.saturating_add(port_at), (&raw const new_port).cast(), 2, 0);
+        }
+        failed == 0
+    }
+}
+
+/// Writes another address and port over one end of the packet that an ICMP error quotes, and over the error's destination if
+/// it is the source; keeps all checksums true but the quoted transport header's, of which there may be no more than the
+/// ports. False: half of it may be written.
+#[inline(always)]
+pub fn requote(context: &TcContext, case: &Case) -> bool {
+    let (skb, way, v4) = (context.skb.skb, &case.way, case.ends.v4);
+    let is_source = way.rewrites == Way::QUOTED_SOURCE;
+    let message = LINK.saturating_add(case.t.at);
+    let (check_at, quoted_at) = (message.saturating_add(2), message.saturating_add(8));
+    let (destination_at, header) = if v4 { (16, 20) } else { (24, 40) };
+    let address_at = quoted_at + if is_source { if v4 { 12 } else { 8 } } else { destination_at };
+    let port_at = quoted_at + header + if is_source { 0 } else { 2 };
+    let (old, new) = (words(&case.far), words(&way.address));
+    let (old_port, new_port) = (case.far_port.to_be(), way.port.to_be());
+    // SAFETY: helpers check their arguments and read no more than they are told.
+    unsafe {
+        let mut failed = if v4 {
+            // The quoted header's own checksum makes up for the address in the message's.
+            bpf_l3_csum_replace(skb.cast(), quoted_at + 10, u64::from(old[3]), u64::from(new[3]), 4)
+                | bpf_skb_store_bytes(skb.cast(), address_at, new[3..].as_ptr().cast(), 4, 0)
+        } else {
+            bpf_l4_csum_replace(skb.cast(), check_at, 0, u64::from(difference(&old, &new)), 0)
+                | bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, 0)
+        };
+        if old_port != new_port {
+            failed |= bpf_l4_csum_replace(skb.cast(), check_at, u64::from(old_port), u64::from(new_port), 2)
+                | bpf_skb_store_bytes(skb.cast(), port_at, (&raw const new_port).cast(), 2, 0);
+        }
+        if is_source {
+            failed |= if v4 {
+                bpf_l3_csum_replace(skb.cast(), LINK + 10, u64::from(old[3]), u64::from(new[3]), 4)
+                    | bpf_skb_store_bytes(skb.cast(), LINK + destination_at, new[3..].as_ptr().cast(), 4, 0)
+            } else {
+                let pseudo = u64::from(BPF_F_PSEUDO_HDR);
+                bpf_l4_csum_replace(skb.cast(), check_at, 0, u64::from(difference(&old, &new)), pseudo)
+                    | bpf_skb_store_bytes(skb.cast(), LINK + destination_at, new.as_ptr().cast(), 16, 0)
+            };
         }
         failed == 0
     }

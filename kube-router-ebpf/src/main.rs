@@ -25,6 +25,7 @@ use kube_router_common::{
     hooks::{self, Action, Case},
     names::{
         NO_TAIL, TAIL_ANSWER_BACK, TAIL_ANSWER_IN, TAIL_BALANCE_OUT, TAIL_JUDGE_IN, TAIL_JUDGE_OUT, TAIL_PAIR_OUT,
+        TAIL_REQUOTE,
     },
 };
 
@@ -38,10 +39,11 @@ fn carry_out(context: &TcContext, case: &Case, action: Action, answer: u32, judg
         Action::Deliver => return kernel::deliver(context, case),
         Action::Drop => {}
         Action::Reject => kernel::tail_call(context, &maps::TAILS, answer),
-        Action::Judge | Action::Pair | Action::Balance => {
+        Action::Judge | Action::Pair | Action::Balance | Action::Requote => {
             let place = match action {
                 Action::Pair => TAIL_PAIR_OUT,
                 Action::Balance => TAIL_BALANCE_OUT,
+                Action::Requote => TAIL_REQUOTE,
                 _ => judge,
             };
             kernel::tail_call(context, &maps::TAILS, place);
@@ -103,6 +105,17 @@ pub fn kr_judge_in(context: TcContext) -> i32 {
     let Some(case) = maps::case() else { return TC_ACT_SHOT };
     let action = hooks::judge_in(&View::of_pod(&context), case);
     carry_out(&context, case, action, TAIL_ANSWER_IN, NO_TAIL)
+}
+
+/// Tail of [`kr_pod_out`] and [`kr_pod_in`], the same way.
+#[classifier]
+#[inline(always)]
+pub fn kr_requote(context: TcContext) -> i32 {
+    let Some(case) = maps::case() else { return TC_ACT_SHOT };
+    match hooks::requote(&View::of_pod(&context), case) {
+        Action::Pass if kernel::requote(&context, case) => TC_ACT_UNSPEC,
+        _ => TC_ACT_SHOT,
+    }
 }
 
 #[classifier]

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{Config, Iface, note},
-    packet::{self, icmp},
+    packet::{self, icmp, protocol},
     policy::{ANY, NOT_ISOLATED, Peer, PodGroups},
     reason::Reason,
 };
@@ -39,7 +39,10 @@ pub fn pod_out<W: World>(world: &W, case: &mut Case) -> Action {
     case.begin(world.config(), true);
     match out(world, case) {
         Ok(Next::Judge) => case.hand_on(Action::Judge),
-        Ok(_) => leave(world, case, Ok(())),
+        Ok(_) => match leave(world, case, Ok(())) {
+            Action::Pass if case.way.is_quoted() => case.hand_on(Action::Requote),
+            action => action,
+        },
         Err(reason) => leave(world, case, Err(reason)),
     }
 }
@@ -82,6 +85,12 @@ pub fn pair_out<W: World>(world: &W, case: &mut Case) -> Action {
         Ok(_) => leave(world, case, Ok(())),
         Err(reason) => leave(world, case, Err(reason)),
     }
+}
+
+/// Goes on where [`pod_out`] or [`pod_in`] says so: the packet passes once the quoted one is as its sender knows it.
+#[inline(always)]
+pub fn requote<W: World>(world: &W, case: &mut Case) -> Action {
+    if case.take_over() { Action::Pass } else { not_judged(world, case) }
 }
 
 /// Nobody goes on where a hook said so.
@@ -142,7 +151,9 @@ fn out<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
 /// Flow and verdict, if policies isolate the pod. The flow alone, where some may come to: it is to be known who began it.
 #[inline(always)]
 fn follow<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
-    let may_be_fast = case.egress && case.config.has(Config::FAST | Config::FAST_FLOWS);
+    // What takes the short way is met where it leaves a pod; an error about it may come from anywhere.
+    let is_met = case.egress || matches!(case.ends.protocol, protocol::ICMP | protocol::ICMPV6);
+    let may_be_fast = is_met && case.config.has(Config::FAST | Config::FAST_FLOWS);
     if !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) && !may_be_fast {
         return Ok(Next::Done);
     }
@@ -279,6 +290,7 @@ pub fn pod_in<W: World>(world: &W, case: &mut Case) -> Action {
     case.begin(world.config(), false);
     match into(world, case) {
         Ok(Next::Judge) => case.hand_on(Action::Judge),
+        Ok(_) if case.way.is_quoted() => case.hand_on(Action::Requote),
         Ok(_) => Action::Pass,
         Err(reason) => refuse(world, case, reason),
     }
@@ -339,7 +351,7 @@ fn into<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
 fn is_discovery<W: World>(world: &W, case: &mut Case) -> bool {
     case.ends.hop_limit == packet::ON_LINK
         && case.read_transport(world).is_ok()
-        && case.t.protocol == packet::protocol::ICMPV6
+        && case.t.protocol == protocol::ICMPV6
         && matches!(case.t.icmp_type, icmp::ROUTER_SOLICIT..=icmp::NEIGHBOUR_ADVERT)
 }
 

@@ -1,8 +1,8 @@
 //! Flows and verdicts: a live flow passes, anything else is judged.
 
 use super::{
-    Began, Case, World, balance, count,
-    entries::{self, Found, find, forget, keep, may_keep, most_flows, refuse_from_now_on},
+    Began, Case, Way, World, balance, count,
+    entries::{self, Found, find, forget, is_of_pod, keep, may_keep, most_flows, refuse_from_now_on},
     fast, fill, is_balanced, peer_of,
     pod::ingress_class,
 };
@@ -129,6 +129,9 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
         match packet::icmp_kind(&case.ends, &case.t, !egress) {
             Icmp::Always => {
                 case.passes = true;
+                if packet::is_error(&case.ends, &case.t) {
+                    is_related(world, case);
+                }
                 return Ok(Next::Done);
             }
             Icmp::Echo => case.is_allowed = true,
@@ -482,7 +485,7 @@ pub(super) fn ask<W: World>(world: &W, case: &Case, group: u32, class: u32, port
     judge(group, class, ports, |key| world.row(key))
 }
 
-/// Is the packet that this ICMP error quotes one of a flow of this pod?
+/// Is the packet that this ICMP error quotes one of a flow of this pod? If it was translated, so is the quotation.
 #[inline(always)]
 fn is_related<W: World>(world: &W, case: &mut Case) -> bool {
     if !packet::read_quoted(world, &case.ends, &case.t, &mut case.other) {
@@ -502,8 +505,33 @@ fn is_related<W: World>(world: &W, case: &mut Case) -> bool {
     (case.other.kind, case.other.pad) = (FlowKey::POD, 0);
     let (protocol, now_s) = (case.other.protocol, world.now_s());
     let ifindex = world.ifindex();
-    let is_ours = |flow: &Flow| flow.pod == case.pod && flow.ifindex == ifindex && !flow.is(Flow::REFUSED);
-    world.flow(&case.other).is_some_and(|flow| is_ours(&flow) && !flow.is_over(protocol, now_s))
+    let pod = case.pod;
+    let is_live =
+        |flow: &Flow| is_of_pod(flow, pod, ifindex) && !flow.is(Flow::REFUSED) && !flow.is_over(protocol, now_s);
+    let found = world.flow(&case.other).filter(|flow| is_live(flow)).map(|flow| *flow);
+    if let Some(flow) = found {
+        // What came in is quoted as it came in, what went out as it went out of the pod.
+        if case.egress && flow.is(Flow::NAT) {
+            let is_client = flow.is(Flow::FROM_POD);
+            (case.far, case.far_port) = if is_client {
+                (case.other.peer, case.other.peer_port)
+            } else {
+                (case.other.local, case.other.local_port)
+            };
+            (case.way.address, case.way.port) = (flow.to, flow.to_port);
+            case.way.rewrites = if is_client { Way::QUOTED_SOURCE } else { Way::QUOTED_DESTINATION };
+        }
+        return true;
+    }
+    if case.egress {
+        return false;
+    }
+    // What went out to the backend of another node.
+    case.other.kind = FlowKey::NET;
+    let Some(flow) = world.flow(&case.other).filter(|flow| is_live(flow)) else { return false };
+    (case.far, case.far_port) = (case.other.peer, case.other.peer_port);
+    (case.way.address, case.way.port, case.way.rewrites) = (flow.to, flow.to_port, Way::QUOTED_DESTINATION);
+    true
 }
 
 /// The egress verdict of pod `origin`, with the endpoint that a load balancer chose.

@@ -85,6 +85,15 @@ impl Build {
         Build::new(from, to, protocol, header)
     }
 
+    /// An ICMP message with its checksum, which IPv6 alone counts the addresses into.
+    pub fn icmp_summed(self) -> Self {
+        if self.protocol == protocol::ICMPV6 {
+            return self.check(2);
+        }
+        let sum = self.transport_sum();
+        self.with(|b| b.transport[2..4].copy_from_slice(&(!fold(sum)).to_be_bytes()))
+    }
+
     /// ICMP echo with this identifier.
     pub fn echo(from: Address, to: Address, kind: u8, id: u16) -> Self {
         let [high, low] = id.to_be_bytes();

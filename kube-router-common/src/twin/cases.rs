@@ -7,6 +7,7 @@ mod flows;
 mod headers;
 mod paths;
 mod pods;
+mod quoted;
 #[cfg(test)]
 mod sequences;
 mod short_way;
@@ -45,6 +46,8 @@ pub struct Case {
     pub flows: Option<usize>,
     /// Of [`Action::Deliver`]: through which interface, to which hardware address.
     pub delivered: Option<(u32, [u8; 6])>,
+    /// Of a packet that passes as another one: from the network header on.
+    pub requoted: Option<Vec<u8>>,
     /// Where an answer is due, it is checked by those who know how; here only whether there is one.
     pub answered: bool,
 }
@@ -206,6 +209,7 @@ impl List {
             note: None,
             flows: None,
             delivered: None,
+            requoted: None,
             answered: false,
         });
         let at = self.cases.len() - 1;
@@ -248,6 +252,11 @@ impl Entry<'_> {
 
     fn delivers(self, ifindex: u32, mac: [u8; 6]) -> Self {
         (self.0.action, self.0.delivered) = (Action::Deliver, Some((ifindex, mac)));
+        self
+    }
+
+    fn requotes(self, network: Vec<u8>) -> Self {
+        self.0.requoted = Some(network);
         self
     }
 
@@ -306,6 +315,7 @@ pub fn cases(now_s: u32) -> Vec<Case> {
         paths::services(&mut list, f);
         short_way::short_way(&mut list, f);
         balanced::balanced(&mut list, f);
+        quoted::quoted(&mut list, f);
         paths::full_table(&mut list, f);
         paths::shared_table(&mut list, f);
         headers::headers(&mut list, f);
@@ -341,6 +351,7 @@ mod tests {
                 && case.note.is_none_or(|note| note == outcome.note || case.action == Action::Reject)
                 && outcome.delivered.as_ref().map(|(ifindex, bytes)| (*ifindex, bytes[..6].to_vec()))
                     == case.delivered.map(|(ifindex, mac)| (ifindex, mac.to_vec()))
+                && outcome.requoted.as_ref().map(|bytes| bytes[14..].to_vec()) == case.requoted
                 && case.flows.is_none_or(|flows| flows == tables.flows.len())
                 && outcome.answer.is_some() == case.answered;
             if !kept {

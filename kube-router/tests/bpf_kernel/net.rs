@@ -151,8 +151,8 @@ impl Net {
             for address in ["fd00:77::2/64 dev eth0", "fd00:2::2/128 dev lo"] {
                 run("ip", &format!("-6 addr add {address} nodad"));
             }
-            run("ip", "route add 10.1.0.0/24 via 192.168.77.1");
-            run("ip", "-6 route add fd00:1::/64 via fd00:77::1");
+            run("ip", "route add 10.1.0.0/24 via 192.168.77.1 src 10.2.0.2");
+            run("ip", "-6 route add fd00:1::/64 via fd00:77::1 src fd00:2::2");
         });
         run("ip", "route add 10.2.0.0/24 via 192.168.77.2");
         run("ip", "-6 route add fd00:2::/64 via fd00:77::2");

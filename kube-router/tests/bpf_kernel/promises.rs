@@ -36,13 +36,15 @@ fn check(ran: &Ran, packet: &Packet, outcome: &kube_router_common::twin::Outcome
     let verdict = match (outcome.action, &outcome.answer) {
         (Action::Pass, _) => PASS,
         (Action::Reject, Some(_)) | (Action::Deliver, _) => REDIRECT,
-        (Action::Drop | Action::Judge | Action::Pair | Action::Balance, _) | (Action::Reject, None) => DROP,
+        (Action::Drop | Action::Judge | Action::Pair | Action::Balance | Action::Requote, _) => DROP,
+        (Action::Reject, None) => DROP,
     };
     if ran.verdict != verdict {
         return Err(format!("verdict {} instead of {verdict}", ran.verdict as i32));
     }
-    if outcome.action == Action::Pass && ran.bytes != packet.bytes {
-        return Err(format!("passed as {:02x?}", ran.bytes));
+    let passed = outcome.requoted.as_ref().unwrap_or(&packet.bytes);
+    if outcome.action == Action::Pass && &ran.bytes != passed {
+        return Err(format!("passed as\n{:02x?} instead of\n{passed:02x?}", ran.bytes));
     }
     if let Some((_, bytes)) = &outcome.delivered
         && &ran.bytes != bytes

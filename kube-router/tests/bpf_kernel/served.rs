@@ -1,6 +1,7 @@
 //! Real connections to services that do not wait for IPVS, on a node that has none: backends on this node and on another.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
@@ -20,6 +21,7 @@ use kube_router_common::{
 use crate::{
     live::on_a_node,
     net::{CLASS_2, Net, Pod, address, allow, attach, attach_pods, isolate, next_generation, write_pods},
+    run,
 };
 
 const SERVICES: [(&str, [&str; 2]); 2] =
@@ -161,15 +163,7 @@ fn datagrams_of_any_size_get_to_a_service_and_back() {
     on_a_node(|net| {
         let mut dataplane = Dataplane::load(&Options::default()).expect("load");
         write_pods(&dataplane);
-        let balance = |backend: fn(&[&'static str; 2]) -> &'static str, flags| {
-            serve(&dataplane, backend, flags);
-            for (key, vip) in dataplane.balance().vips.read_all().expect("vips") {
-                let key = ServiceKey { protocol: 17, ..key };
-                dataplane.tables().services.put(&key, &Service::default()).expect("service");
-                dataplane.balance().vips.put(&key, &vip).expect("vip");
-            }
-        };
-        balance(|[here, _]| here, 0);
+        serve_datagrams(&dataplane, |[here, _]| here, 0);
         attach_pods(&mut dataplane);
         echo_at(&net.pod_2, TARGET_PORT);
         for (service, _) in SERVICES {
@@ -180,6 +174,66 @@ fn datagrams_of_any_size_get_to_a_service_and_back() {
         }
         assert_eq!(nat_flows(&dataplane).len(), 4);
     });
+}
+
+/// The same services, of UDP.
+fn serve_datagrams(dataplane: &Dataplane, backend_of: impl Fn(&[&'static str; 2]) -> &'static str, flags: u16) {
+    serve(dataplane, backend_of, flags);
+    for (key, vip) in dataplane.balance().vips.read_all().expect("vips") {
+        let key = ServiceKey { protocol: 17, ..key };
+        dataplane.tables().services.put(&key, &Service::default()).expect("service");
+        dataplane.balance().vips.put(&key, &vip).expect("vip");
+    }
+}
+
+/// The way to the other node takes 1,400 bytes, a pod's interface 1,500.
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter served"]
+fn what_is_too_large_for_the_way_is_cut_or_its_sender_told() {
+    const LENGTH: usize = 1_400;
+    on_a_node(|net| {
+        let mut dataplane = Dataplane::load(&Options::default()).expect("load");
+        write_pods(&dataplane);
+        serve_datagrams(&dataplane, |[_, there]| there, Backend::REMOTE);
+        attach_pods(&mut dataplane);
+        let other = connect_node(&mut dataplane, &net);
+        answer_at(&other, TARGET_PORT);
+        echo_at(&other, TARGET_PORT);
+        run("ip", "route replace 10.2.0.0/24 via 192.168.77.2 mtu lock 1400");
+        run("ip", "-6 route replace fd00:2::/64 via fd00:77::2 mtu lock 1400");
+        let may_be_cut = |yes: &'static str| {
+            net.pod_1.run(move || fs::write("/proc/sys/net/ipv4/ip_no_pmtu_disc", yes).expect("sysctl"));
+        };
+        may_be_cut("1");
+        assert_eq!(echo(&net.pod_1, socket(SERVICES[0].0, PORT), LENGTH).map_err(|error| error.kind()), Ok(()));
+        may_be_cut("0");
+        for (service, _) in SERVICES {
+            let known = move || run("ip", &format!("route get {service}"));
+            assert!(!net.pod_1.run(known).contains("mtu"));
+            talk(&net.pod_1, socket(service, PORT)).unwrap_or_else(|error| panic!("{service}: {error}"));
+            let route = net.pod_1.run(known);
+            assert!(route.contains("mtu 1400"), "{service}: {route}");
+        }
+        assert_eq!(nat_flows(&dataplane).len(), 6, "two a connection");
+    });
+}
+
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter served"]
+fn a_client_is_told_that_nobody_listens() {
+    for remote in [0, Backend::REMOTE] {
+        on_a_node(move |net| {
+            let mut dataplane = Dataplane::load(&Options::default()).expect("load");
+            write_pods(&dataplane);
+            let _other = connect_node(&mut dataplane, &net);
+            attach_pods(&mut dataplane);
+            serve_datagrams(&dataplane, |[here, there]| if remote == 0 { here } else { there }, remote);
+            for (service, _) in SERVICES {
+                let refused = echo(&net.pod_1, socket(service, PORT), 5).map_err(|error| error.kind());
+                assert_eq!(refused, Err(std::io::ErrorKind::ConnectionRefused), "{service}, {remote}");
+            }
+        });
+    }
 }
 
 /// Sends datagrams back where they came from.

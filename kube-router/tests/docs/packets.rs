@@ -21,7 +21,7 @@ fn row(case: &Case) -> (String, &str, String) {
     let outcome = match (case.action, case.answered) {
         (Action::Pass, _) => "passes",
         (Action::Deliver, _) => "handed over",
-        (Action::Drop | Action::Judge | Action::Pair | Action::Balance, _) => "dropped",
+        (Action::Drop | Action::Judge | Action::Pair | Action::Balance | Action::Requote, _) => "dropped",
         (Action::Reject, true) => "refused, answered",
         (Action::Reject, false) => "refused, no answer",
     };

@@ -55,7 +55,7 @@ fn change(t: &mut Tables, change: impl Fn(&mut Backend)) {
 }
 
 /// Both halves of a connection that has begun.
-fn begun(t: &mut Tables, f: Family, state: u8) {
+pub(super) fn begun(t: &mut Tables, f: Family, state: u8) {
     serve(t);
     let backend = BACKEND + u32::from(f == Family::V6);
     let flags = Flow::REPLIED | Flow::FAST | Flow::NAT;
@@ -65,6 +65,20 @@ fn begun(t: &mut Tables, f: Family, state: u8) {
     t.flows.insert(key(client, at, protocol::TCP), own);
     t.flows.insert(key(by, client, protocol::TCP), Flow { flags, ..far });
     t.actives.insert(backend, i32::from(Tcp::is_active(state)));
+}
+
+/// The same, with a backend of another node.
+pub(super) fn begun_remotely(t: &mut Tables, f: Family) {
+    begun(t, f, Tcp::ESTABLISHED);
+    let backend = BACKEND + u32::from(f == Family::V6);
+    let (client, at, by) = ((pod_1(f), 4000), (service(f), 443), (friend(f), 8080));
+    t.backends.entry(backend).and_modify(|row| (row.address, row.flags) = (by.0, row.flags | Backend::REMOTE));
+    t.flows.clear();
+    let flow = Flow { backend, ..live(t, Flow::REPLIED | Flow::FAST | Flow::NAT) };
+    let own = Flow { to: by.0, to_port: by.1, to_ifindex: Flow::ROUTED, flags: flow.flags | Flow::FROM_POD, ..flow };
+    t.flows.insert(key(client, at, protocol::TCP), own);
+    let answers = FlowKey { kind: FlowKey::NET, ..key(client, by, protocol::TCP) };
+    t.flows.insert(answers, Flow { to: at.0, to_port: at.1, to_ifindex: IF_1, ..flow });
 }
 
 pub(super) fn balanced(list: &mut List, f: Family) {

@@ -166,7 +166,7 @@ mod tests {
             map kr_rings hash key 8 value 4 entries 1048576 flags 0x1
             map kr_rules array key 4 value 16 entries 65536 flags 0x0
             map kr_services hash key 20 value 20 entries 131072 flags 0x1
-            map kr_tails prog_array key 4 value 4 entries 6 flags 0x0
+            map kr_tails prog_array key 4 value 4 entries 7 flags 0x0
             map kr_turns array key 4 value 4 entries 65536 flags 0x0
             map kr_vips hash key 20 value 24 entries 65536 flags 0x1
             program kr_answer_back SchedClassifier licence Dual MIT/GPL
@@ -177,6 +177,7 @@ mod tests {
             program kr_pair_out SchedClassifier licence Dual MIT/GPL
             program kr_pod_in SchedClassifier licence Dual MIT/GPL
             program kr_pod_out SchedClassifier licence Dual MIT/GPL
+            program kr_requote SchedClassifier licence Dual MIT/GPL
             program kr_uplink_in SchedClassifier licence Dual MIT/GPL
             program kr_uplink_out SchedClassifier licence Dual MIT/GPL";
         let expected: Vec<&str> = expected.lines().map(str::trim_start).collect();
