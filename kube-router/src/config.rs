@@ -28,6 +28,7 @@ pub struct Config {
     pub http: HttpConfig,
     pub proxy: ProxyConfig,
     pub firewall: FirewallConfig,
+    pub programs: ProgramsConfig,
     /// Unix socket on which the running agent answers `kube-router dump`.
     pub socket: PathBuf,
 }
@@ -113,16 +114,55 @@ pub struct FirewallConfig {
     pub keep_established: bool,
     /// `--netpol-anti-spoofing`
     pub antispoof: bool,
-    /// `--service-fastpath`
-    pub fastpath: Fastpath,
     /// `--iptables-sync-period`: the periodic full pass.
     pub sync_period: Duration,
-    /// `--bpf-directory`: where maps, programs and links are pinned.
-    pub pins: PathBuf,
     /// `--cni-socket`: where the network plugin asks; `None`: nobody listens.
     pub cni_socket: Option<PathBuf>,
+}
+
+impl FirewallConfig {
+    /// No policy is enforced, and nobody's addresses are looked at.
+    pub fn off() -> Self {
+        FirewallConfig { enabled: false, antispoof: false, ..FirewallConfig::default() }
+    }
+}
+
+impl Default for FirewallConfig {
+    /// Policy is enforced, with the original's defaults.
+    fn default() -> Self {
+        FirewallConfig {
+            enabled: true,
+            default_deny: false,
+            silent: false,
+            keep_established: false,
+            antispoof: true,
+            sync_period: Duration::from_secs(300),
+            cni_socket: None,
+        }
+    }
+}
+
+/// What network policy and the service fast path share: the BPF programs and their tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramsConfig {
+    pub demand: Demand,
+    /// `--service-fastpath`
+    pub fastpath: Fastpath,
+    /// `--bpf-directory`: where maps, programs and links are pinned.
+    pub pins: PathBuf,
     /// `--netpol-max-flows` and its like.
     pub sizes: Sizes,
+}
+
+/// Are the programs to be there?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing that runs has a use for them.
+    None,
+    /// For the service fast path, whose services work without it, too.
+    Wanted,
+    /// For policy, or as `--service-fastpath=on` says: an agent without them does not start.
+    Required,
 }
 
 /// Do packets to a pod of this node take the short way, past the stack?
@@ -135,18 +175,13 @@ pub enum Fastpath {
     Off,
 }
 
-impl Default for FirewallConfig {
+impl Default for ProgramsConfig {
+    /// As policy needs them.
     fn default() -> Self {
-        FirewallConfig {
-            enabled: false,
-            default_deny: false,
-            silent: false,
-            keep_established: false,
-            antispoof: true,
+        ProgramsConfig {
+            demand: Demand::Required,
             fastpath: Fastpath::Auto,
-            sync_period: Duration::from_secs(300),
             pins: PathBuf::from("/sys/fs/bpf/kube-router"),
-            cni_socket: None,
             sizes: Sizes::default(),
         }
     }

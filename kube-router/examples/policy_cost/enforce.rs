@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use kube_router::{
     apply::{PolicyPlane, bpf::KernelPolicy},
     cluster::{ClusterState, Dirty},
-    config::FirewallConfig,
+    config::{FirewallConfig, ProgramsConfig},
     objects::{Kind, Object, ObjectEvent},
     reconcile::policy::{Enforcer, PolicyStep},
 };
@@ -22,9 +22,12 @@ pub struct Agent {
 impl Agent {
     /// Of the network namespace of this thread; with pins below `base`.
     pub fn start(base: &Path) -> Result<Agent> {
-        let config = FirewallConfig { enabled: true, ..FirewallConfig::default() };
         let plane = KernelPolicy::open(base, BTreeMap::new())?;
-        Ok(Agent { cluster: ClusterState::new(), enforcer: Enforcer::new(config, NODE), plane })
+        Ok(Agent {
+            cluster: ClusterState::new(),
+            enforcer: Enforcer::new(FirewallConfig::default(), &ProgramsConfig::default(), NODE),
+            plane,
+        })
     }
 
     /// Takes a whole cluster in, and returns when it is in force: so many orders later.

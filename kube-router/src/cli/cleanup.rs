@@ -20,7 +20,7 @@ use crate::{
 /// # Errors
 /// Something of ours could not be removed; the log names it.
 pub fn cleanup(config: &Config) -> Result<()> {
-    let policy = match bpf::remove_all(&config.firewall.pins) {
+    let policy = match bpf::remove_all(&config.programs.pins) {
         Ok(interfaces) => {
             info!(interfaces, what = "BPF programs and tables", "cleaned up");
             0

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     apply::IpvsTimeouts,
-    config::{Config, Fastpath, FirewallConfig, HttpConfig, ProxyConfig, Source},
+    config::{Config, Demand, Fastpath, FirewallConfig, HttpConfig, ProgramsConfig, ProxyConfig, Source},
 };
 
 /// Builds the configuration. Does not ask whether the source can be reached (see [`in_cluster`]).
@@ -41,6 +41,7 @@ pub fn config(flags: &Flags, env: &Env, facts: &Facts) -> Result<Config, StartEr
         http,
         proxy,
         firewall: firewall(flags)?,
+        programs: programs(flags),
         socket: PathBuf::from(&flags.socket),
     })
 }
@@ -123,8 +124,7 @@ fn proxy(flags: &Flags) -> Result<ProxyConfig, StartError> {
 /// Judged by [`validate::firewall`](super::validate::firewall) before.
 fn firewall(flags: &Flags) -> Result<FirewallConfig, StartError> {
     if !flags.run_firewall {
-        // Where to clean up is told all the same.
-        return Ok(FirewallConfig { pins: PathBuf::from(&flags.bpf_directory), ..FirewallConfig::default() });
+        return Ok(FirewallConfig::off());
     }
     Ok(FirewallConfig {
         enabled: true,
@@ -132,14 +132,26 @@ fn firewall(flags: &Flags) -> Result<FirewallConfig, StartError> {
         silent: flags.netpol_reject == "drop",
         keep_established: flags.netpol_keep_established,
         antispoof: flags.netpol_anti_spoofing,
-        fastpath: match &*flags.service_fastpath {
-            "on" => Fastpath::On,
-            "off" => Fastpath::Off,
-            _ => Fastpath::Auto,
-        },
         sync_period: duration("iptables-sync-period", flags.iptables_sync_period)?,
-        pins: PathBuf::from(&flags.bpf_directory),
         cni_socket: path(&flags.cni_socket),
+    })
+}
+
+/// Judged by [`validate::programs`](super::validate::programs) later; where to clean up is told in any case.
+fn programs(flags: &Flags) -> ProgramsConfig {
+    let fastpath = match &*flags.service_fastpath {
+        "on" => Fastpath::On,
+        "off" => Fastpath::Off,
+        _ => Fastpath::Auto,
+    };
+    ProgramsConfig {
+        demand: match (flags.run_firewall, flags.run_service_proxy, fastpath) {
+            (true, _, _) | (_, true, Fastpath::On) => Demand::Required,
+            (_, true, Fastpath::Auto) => Demand::Wanted,
+            (_, true, Fastpath::Off) | (_, false, _) => Demand::None,
+        },
+        fastpath,
+        pins: PathBuf::from(&flags.bpf_directory),
         sizes: Sizes {
             flows: flags.netpol_max_flows,
             pods: flags.netpol_max_pods,
@@ -147,7 +159,7 @@ fn firewall(flags: &Flags) -> Result<FirewallConfig, StartError> {
             services: flags.netpol_max_service_ports,
             rows: flags.netpol_max_rows,
         },
-    })
+    }
 }
 
 fn cidr(flag: &str, item: &str) -> Result<IpNet, String> {

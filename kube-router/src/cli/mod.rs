@@ -28,6 +28,7 @@ pub mod look;
 pub mod matrix;
 pub mod monitor;
 pub mod plan;
+mod programs;
 mod reading;
 mod rehearsal;
 pub mod replay;
@@ -49,7 +50,7 @@ use later::Notice;
 use logging::Verbosity;
 use validate::StartError;
 
-use crate::config::Config;
+use crate::config::{Config, Demand};
 
 /// Environment variables by name.
 pub type Env = BTreeMap<String, String>;
@@ -210,7 +211,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, env: &Env, facts: &Facts)
         configure::in_cluster(&flags, env)?;
     }
     let config = Box::new(configure::config(&flags, env, facts)?);
-    startable(&flags)?;
+    startable(&flags, config.programs.demand)?;
     let command = match form {
         Form::Agent => Command::Run(config),
         Form::Plan => Command::Plan { config, output },
@@ -224,9 +225,12 @@ fn start<T>(text: impl Into<String>) -> Result<T, CliError> {
 }
 
 /// Values of the functions that are switched on, then functions that are not there yet, then whether any is left.
-fn startable(flags: &Flags) -> Result<(), CliError> {
+fn startable(flags: &Flags, programs: Demand) -> Result<(), CliError> {
     if flags.run_firewall {
         validate::firewall(flags)?;
+    }
+    if programs != Demand::None {
+        validate::programs(flags)?;
     }
     if flags.run_router {
         validate::router(flags)?;

@@ -25,11 +25,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::sweeper::Sweeper;
+use super::programs::{self, Programs};
 use crate::{
     apply::{
-        PlaneError, PolicyPlane, ServerStats,
-        bpf::{self, KernelPolicy, Tables},
+        PlaneError, ServerStats,
+        bpf::{self, Tables},
         conntrack::KernelConntrack,
         firewall::KernelFirewall,
         ipvs::Ipvs,
@@ -38,7 +38,7 @@ use crate::{
     },
     cni::server::{self, CniServer},
     compile::balance::FastPath,
-    config::{Config, Fastpath, FirewallConfig, Source},
+    config::{Config, Fastpath, Source},
     desired::VirtualKey,
     objects::ObjectEvent,
     observe::{
@@ -54,7 +54,7 @@ use crate::{
         Reconciler,
         driver::{DriveError, Driver, Inputs, Outputs, Planes},
     },
-    sys::{bpffs, clock, kernel_config},
+    sys::{clock, kernel_config},
     watch as sources,
     watch::recorded::Recorder,
 };
@@ -87,7 +87,7 @@ pub fn run(config: &Config) -> Result<()> {
     let status = socket::bind(&config.socket)?;
     let stats: Option<Box<dyn StatsSource>> = if config.proxy.enabled { Some(Box::new(Ipvs::open()?)) } else { None };
     let policy_source: Option<Box<dyn PolicySource>> = match config.firewall.enabled {
-        true => Some(Box::new(PinnedRows { pins: config.firewall.pins.clone(), tables: None })),
+        true => Some(Box::new(PinnedRows { pins: config.programs.pins.clone(), tables: None })),
         false => None,
     };
     let (problems, problem_changes) = watch::channel(0);
@@ -166,40 +166,42 @@ fn reconcile(
         let mut recorder = Recorder::create(path)?;
         outputs.record = Some(Box::new(move |event| recorder.record(event)));
     }
-    let (policy, records) = match config.firewall.enabled {
-        true => policy_plane(&config.firewall).map(|(plane, records)| (Some(plane), Some(records)))?,
-        false => (None, None),
-    };
     let (tell, sweeps) = mpsc::channel(1);
-    let wanted = outputs.sweeping.subscribe();
-    let sweeper = policy.is_some().then(|| Sweeper::start(&config.firewall, tell, wanted)).transpose()?;
+    // Why there are no programs is said in terms of what was asked for.
+    let hint = match config.firewall.enabled {
+        true => "network policy cannot be enforced (--run-firewall=false starts without it)",
+        false => "the service fast path cannot be had (--service-fastpath=auto starts without it)",
+    };
+    let programs = programs::load(&config.programs, tell, outputs.sweeping.subscribe()).context(hint)?;
+    let Programs { plane, records, sweeper, retirement } = programs;
+    let has_programs = plane.is_some();
     let planes = Planes {
         ipvs: Box::new(Ipvs::open()?),
         net: Box::new(NetlinkNet::open()?),
         firewall: Box::new(KernelFirewall::open()?),
         conntrack: Box::new(KernelConntrack::open()?),
         sysctl: Box::new(ProcSysctl::new()),
-        policy,
+        policy: plane,
     };
     let mut reconciler =
         Reconciler::new(config.proxy.clone(), &config.node_name, config.cache_sync_timeout, clock::uptime_ms());
-    if config.firewall.enabled {
-        reconciler = reconciler.with_firewall(config.firewall.clone()).with_fast_path(FastPath {
-            on: config.firewall.fastpath != Fastpath::Off && !config.proxy.masquerade_all,
+    if has_programs {
+        reconciler = reconciler.with_programs(&config.programs, config.firewall.clone()).with_fast_path(FastPath {
+            on: config.programs.fastpath != Fastpath::Off && !config.proxy.masquerade_all,
             tables: scheduler_tables(),
         });
     }
     let (asker, asks) = server::channel();
     let plugins = match &config.firewall.cni_socket {
-        Some(path) if config.firewall.enabled => Some(CniServer::start(path, asker)?),
-        _ => None,
+        Some(path) => Some(CniServer::start(path, asker)?),
+        None => None,
     };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (announce, addresses) = mpsc::channel(1);
         tokio::spawn(watch_addresses(announce));
         let (announce, links) = mpsc::channel(1);
-        if config.firewall.enabled {
+        if has_programs {
             tokio::spawn(watch_links(announce));
         }
         #[expect(deprecated, reason = "its successor is an unsafe fn; a ring buffer owns one descriptor for life")]
@@ -213,7 +215,7 @@ fn reconcile(
         Driver::new(reconciler, planes, inputs, outputs, config.cache_sync_timeout, timeouts).run().await
     });
     drop(plugins);
-    drop(sweeper);
+    drop((sweeper, retirement));
     vigil.end();
     result.map_err(|DriveError::CacheSyncTimeout(_)| super::no_view_in_time(config))
 }
@@ -262,15 +264,6 @@ impl PolicySource for PinnedRows {
         self.tables = Some(tables);
         rows
     }
-}
-
-/// Loads the programs. An agent that was asked to enforce policy and cannot does not start.
-fn policy_plane(config: &FirewallConfig) -> Result<(Box<dyn PolicyPlane>, bpf::Events)> {
-    let hint = "network policy cannot be enforced (--run-firewall=false starts without it)";
-    bpffs::ensure(&config.pins).context(hint)?;
-    let mut plane = KernelPolicy::open(&config.pins, bpf::entries(&config.sizes)).context(hint)?;
-    let records = plane.dataplane().take_events().context(hint)?;
-    Ok((Box::new(plane), records))
 }
 
 /// Says when links of pods or their addresses change. Without it the periodic pass still notices.

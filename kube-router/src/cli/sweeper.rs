@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::{
     apply::bpf::{self, BalanceMaps, Tables},
-    config::FirewallConfig,
+    config::ProgramsConfig,
     reconcile::balance::{Sweep, Sweeping},
     sys::clock,
 };
@@ -26,7 +26,7 @@ pub struct Sweeper {
 
 impl Sweeper {
     pub fn start(
-        config: &FirewallConfig,
+        config: &ProgramsConfig,
         tell: mpsc::Sender<Sweep>,
         wanted: watch::Receiver<Sweeping>,
     ) -> Result<Self> {

@@ -36,11 +36,19 @@ fn within(flag: &str, value: u64, low: u64, high: u64) -> Result<(), StartError>
 pub fn firewall(flags: &Flags) -> Result<(), StartError> {
     positive("iptables-sync-period", flags.iptables_sync_period)?;
     node_port_range(&flags.service_node_port_range).or_else(policy)?;
-    if !matches!(&*flags.service_fastpath, "auto" | "on" | "off") {
-        return policy(format!("--service-fastpath must be auto, on or off, got '{}'", flags.service_fastpath));
-    }
     if !matches!(&*flags.netpol_reject, "icmp" | "drop") {
         return policy(format!("--netpol-reject must be icmp or drop, got '{}'", flags.netpol_reject));
+    }
+    match flags.service_cluster_ip_range.len() {
+        1..=2 => Ok(()),
+        n => policy(format!("--service-cluster-ip-range takes one or two CIDRs, got {n}")),
+    }
+}
+
+/// The flags of the BPF programs, which policy and the service fast path share.
+pub fn programs(flags: &Flags) -> Result<(), StartError> {
+    if !matches!(&*flags.service_fastpath, "auto" | "on" | "off") {
+        return failed(format!("--service-fastpath must be auto, on or off, got '{}'", flags.service_fastpath));
     }
     within("netpol-max-flows", flags.netpol_max_flows.into(), 1_024, 16_777_216)?;
     // A pod's number must fit what a packet can be noted with.
@@ -49,12 +57,9 @@ pub fn firewall(flags: &Flags) -> Result<(), StartError> {
     within("netpol-max-service-ports", flags.netpol_max_service_ports.into(), 1_024, 4_194_304)?;
     within("netpol-max-rows", flags.netpol_max_rows.into(), 1_024, 16_777_216)?;
     if !flags.bpf_directory.starts_with('/') {
-        return policy(format!("--bpf-directory must begin with '/', got '{}'", flags.bpf_directory));
+        return failed(format!("--bpf-directory must begin with '/', got '{}'", flags.bpf_directory));
     }
-    match flags.service_cluster_ip_range.len() {
-        1..=2 => Ok(()),
-        n => policy(format!("--service-cluster-ip-range takes one or two CIDRs, got {n}")),
-    }
+    Ok(())
 }
 
 fn policy<T>(what: String) -> Result<T, StartError> {

@@ -53,6 +53,8 @@ pub struct Surroundings<'a> {
     pub pod_cidrs: &'a BTreeSet<IpNet>,
     /// All addresses that the pod's end of an interface was ever seen with.
     pub shown: &'a BTreeMap<u32, BTreeSet<IpAddr>>,
+    /// Policy is enforced. Without, no interface is shut, whoever is behind it.
+    pub enforced: bool,
     /// `--netpol-default-deny`
     pub default_deny: bool,
     /// `--service-fastpath=on`: whatever stands at an interface, packets are handed past it.
@@ -208,6 +210,10 @@ fn unknown(s: &Surroundings<'_>, before: &Interfaces, link: &PodLink, hidden: bo
     // What policy says of it cannot be written down.
     let homeless = link.addresses.iter().any(|address| s.homeless.contains(address));
     let row = |flags, pod| Some(row_of(link, flags, pod));
+    let open = || if leads_out { None } else { row(0, 0) };
+    if !s.enforced {
+        return open();
+    }
     if orphan || plugged || homeless || s.default_deny && may_be_pod {
         return row(Iface::DEFAULT_DENY, held.filter(|_| orphan).map_or(0, |row| row.pod));
     }
@@ -219,7 +225,7 @@ fn unknown(s: &Surroundings<'_>, before: &Interfaces, link: &PodLink, hidden: bo
     if hidden && may_be_pod {
         return row(Iface::DEFAULT_DENY | Iface::SUSPECT, 0);
     }
-    if leads_out { None } else { row(0, 0) }
+    open()
 }
 
 /// Does the node's end, or what stands on it or has it for a port, carry an address of the node, which is no gateway of
@@ -275,6 +281,7 @@ mod tests {
             homeless: &NO_ADDRESSES,
             host: &NO_HOST,
             pod_cidrs: &NO_CIDRS,
+            enforced: true,
             default_deny: false,
             past_all: false,
         }

@@ -310,7 +310,10 @@ impl Driver {
                     self.reconciler.handle_balance_applied(done, result, clock::uptime_ms());
                 }
                 Command::PolicySettled => {
-                    info!("network policy is in force");
+                    match self.reconciler.enforces() {
+                        true => info!("network policy is in force"),
+                        false => info!("programs of the service fast path are in force; no policy is enforced"),
+                    }
                     if let Some(plane) = &mut self.planes.policy {
                         plane.settled();
                     }

@@ -37,7 +37,7 @@ use crate::{
     apply::Connections,
     cluster::{ClusterState, Dirty},
     compile::{NodeView, Problem, Subject, balance::FastPath, compile_node, compile_service, policy::POLICY_KINDS},
-    config::{FirewallConfig, ProxyConfig},
+    config::{FirewallConfig, ProgramsConfig, ProxyConfig},
     desired::{Changes, Desired, Destination, VirtualKey},
     objects::{Kind, ObjectEvent, ObjectKey},
     plan::{Guard, Observed, Plan, Spared, Stage, balance::BalanceOrder, enforcement::PolicyOrder, plan_changes},
@@ -172,9 +172,9 @@ impl Reconciler {
         }
     }
 
-    /// Enforces network policy, too.
-    pub fn with_firewall(mut self, config: FirewallConfig) -> Self {
-        let enforcer = Enforcer::new(config, &self.node_name);
+    /// Keeps the tables and interfaces of the BPF programs, too; enforces network policy, if `firewall` says so.
+    pub fn with_programs(mut self, programs: &ProgramsConfig, firewall: FirewallConfig) -> Self {
+        let enforcer = Enforcer::new(firewall, programs, &self.node_name);
         self.enforcer = Some(if self.config.enabled { enforcer.balanced_by(&self.config) } else { enforcer });
         self
     }
@@ -304,7 +304,7 @@ impl Reconciler {
     /// What to do while no complete view was there yet.
     fn first_view(&mut self, now_ms: u64) -> Option<Command> {
         let proxy = self.missing(&PROXY_KINDS, self.config.enabled);
-        let policy = self.missing(&POLICY_KINDS, self.enforcer.is_some());
+        let policy = self.missing(&POLICY_KINDS, self.enforces());
         self.started |= proxy.is_empty();
         self.viewed |= self.started && policy.is_empty();
         if self.viewed {
@@ -327,6 +327,11 @@ impl Reconciler {
             missing.retain(|kind| !self.cluster.unavailable().contains_key(kind));
         }
         missing
+    }
+
+    /// Is network policy enforced? Programs alone need not be ready for services to be.
+    pub fn enforces(&self) -> bool {
+        self.enforcer.as_ref().is_some_and(Enforcer::enforces)
     }
 
     fn is_complete(&self) -> bool {

@@ -42,10 +42,10 @@ use crate::{
         NodeView, Problem, Subject,
         interfaces::{Claim, Surroundings, compile_interfaces},
         links::Links,
-        policy::{Limits, NumbersInUse, POLICY_KINDS, PolicyCompiler, PolicyConfig, address_of, ip_of},
+        policy::{Limits, NumbersInUse, POLICY_KINDS, PROGRAM_KINDS, PolicyCompiler, PolicyConfig, address_of, ip_of},
         service_ports::ServicePorts,
     },
-    config::{Fastpath, FirewallConfig, ProxyConfig},
+    config::{Fastpath, FirewallConfig, ProgramsConfig, ProxyConfig},
     desired::{
         interfaces::{InterfaceChanges, Interfaces},
         policy::{PolicyChanges, PolicyTables},
@@ -89,6 +89,8 @@ pub enum Guarded {
 
 pub struct Enforcer {
     config: FirewallConfig,
+    fastpath: Fastpath,
+    limits: Limits,
     compiler: PolicyCompiler,
     renaming: Renaming,
     services: ServicePorts,
@@ -129,13 +131,16 @@ pub struct Enforcer {
 }
 
 impl Enforcer {
-    pub fn new(config: FirewallConfig, node: &str) -> Self {
+    pub fn new(config: FirewallConfig, programs: &ProgramsConfig, node: &str) -> Self {
+        let (limits, enforced) = (Limits::of(&programs.sizes), config.enabled);
         Enforcer {
-            compiler: PolicyCompiler::new(PolicyConfig { node: node.into(), limits: Limits::of(&config.sizes) }),
-            services: ServicePorts::new(config.sizes.services as usize),
+            compiler: PolicyCompiler::new(PolicyConfig { node: node.into(), limits, enforced }),
+            services: ServicePorts::new(programs.sizes.services as usize),
             answering: Answering::default(),
             ports_with_row: BTreeSet::new(),
             config,
+            fastpath: programs.fastpath,
+            limits,
             renaming: Renaming::default(),
             dirty: Dirty::default(),
             links: KnownLinks::default(),
@@ -161,6 +166,15 @@ impl Enforcer {
             settings: Settings::default(),
             owes_judging: false,
         }
+    }
+
+    /// Is policy enforced? Otherwise the programs are there for services alone, and judge nothing.
+    pub fn enforces(&self) -> bool {
+        self.config.enabled
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        if self.enforces() { &POLICY_KINDS } else { &PROGRAM_KINDS }
     }
 
     /// Our own proxy balances services.
@@ -229,7 +243,7 @@ impl Enforcer {
             self.report();
             self.settled = true;
         }
-        if !POLICY_KINDS.into_iter().all(|kind| cluster.is_complete(kind)) {
+        if !self.kinds().iter().all(|kind| cluster.is_complete(*kind)) {
             return PolicyStep::Wait { until_ms: None };
         }
         if self.settled && !self.told_settled {
@@ -377,8 +391,9 @@ impl Enforcer {
             released: &self.links.released,
             host: &self.host,
             pod_cidrs: &self.pod_cidrs,
+            enforced: self.enforces(),
             default_deny: self.config.default_deny,
-            past_all: self.config.fastpath == Fastpath::On,
+            past_all: self.fastpath == Fastpath::On,
         };
         compile_interfaces(&surroundings, in_force)
     }
@@ -412,8 +427,8 @@ impl Enforcer {
             self.renaming = adopt(&observed.tables, self.compiler.state());
         }
         self.update = Some(update);
-        let most_rows = Limits::of(&self.config.sizes).rows;
-        let mut changes = difference(&observed.tables, &self.renaming.tables(self.compiler.state()), most_rows);
+        let wanted = self.renaming.tables(self.compiler.state());
+        let mut changes = difference(&observed.tables, &wanted, self.limits.rows);
         self.answering.assume(observed.services.keys());
         let mut wanted = self.services.all();
         wanted.retain(|port, _| self.answering.at(port));
@@ -450,7 +465,7 @@ impl Enforcer {
             .take(MOST_NAMED)
             .map(|(kind, key)| name(*kind, key))
             .collect();
-        if self.settled || names.is_empty() || observed.tables.pods.is_empty() {
+        if !self.enforces() || self.settled || names.is_empty() || observed.tables.pods.is_empty() {
             return None;
         }
         Some(Problem {
@@ -475,7 +490,7 @@ impl Enforcer {
                 | flag(!self.config.antispoof, Config::NO_ANTISPOOF)
                 | flag(self.flow_records, Config::FLOW_EVENTS)
                 | flag(self.had_policies || self.config.keep_established, Config::ALL_FLOWS)
-                | match self.config.fastpath {
+                | match self.fastpath {
                     Fastpath::Auto | Fastpath::On => Config::FAST | Config::FAST_FLOWS,
                     // An agent before this one may have begun some.
                     Fastpath::Off => {

@@ -382,7 +382,8 @@ impl Reconciler {
 
     /// A full pass came to its end: every wanted order was carried out, or is a problem that stands.
     pub fn is_ready(&self) -> bool {
-        (self.synced_once || !self.config.enabled) && self.enforcer.as_ref().is_none_or(Enforcer::is_ready)
+        let enforcer = self.enforcer.as_ref().filter(|enforcer| enforcer.enforces());
+        (self.synced_once || !self.config.enabled) && enforcer.is_none_or(Enforcer::is_ready)
     }
 
     /// The health-check node ports, if they changed since the last call.

@@ -116,7 +116,7 @@ impl Agent {
         let base = pins.root().parent().expect("a base").to_owned();
         let mut plane = KernelPolicy::open(&base, entries(sizes)).expect("plane");
         let front = Front::of(plane.dataplane());
-        let compiler = PolicyCompiler::new(PolicyConfig { node: NODE.into(), limits: Limits::of(sizes) });
+        let compiler = PolicyCompiler::new(PolicyConfig { limits: Limits::of(sizes), ..PolicyConfig::new(NODE) });
         let (veths, endpoints) = (BTreeMap::new(), BTreeMap::new());
         Agent { cluster: ClusterState::new(), compiler, plane, front, veths, endpoints }
     }

@@ -15,6 +15,7 @@ mod object;
 mod pinned;
 mod plane;
 mod resize;
+mod retire;
 mod stale;
 mod syscall;
 mod table;
@@ -48,6 +49,7 @@ pub use self::{
     object::is_embedded,
     pinned::{Leftovers, Pinned},
     plane::KernelPolicy,
+    retire::retire,
     stale::remove_all,
     table::{Row, Table},
     tables::{Swept, Tables, now_s},

@@ -64,32 +64,42 @@ fn remove_tree(directory: &Path) -> std::io::Result<()> {
 pub fn remove_all(base: &Path) -> Result<usize, BpfError> {
     let Ok(schemas) = fs::read_dir(base) else { return Ok(0) };
     let (mut interfaces, mut failed) = (0, None);
-    for schema in schemas.flatten().map(|schema| schema.path()) {
-        // Links go with their pins; filters must be taken off. Rows of another schema may not be readable, and then the
-        // interfaces that are there are tried.
-        let rows = Table::<u32, Iface>::open(names::IFACES, &schema).and_then(|ifaces| ifaces.read_all());
-        for (index, row) in rows.unwrap_or_default() {
-            interfaces += 1;
-            for hook in hooks(Role::of(&row)) {
-                match attach::clsact_detach(index, hook) {
-                    Err(error) if !error.is_gone() => {
-                        let (program, mode) = (hook.program(), AttachMode::Clsact);
-                        failed = failed.or(Some(BpfError::Attach { ifindex: index, program, mode, source: error }));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        for directory in [schema.join(LINKS), schema.clone()] {
-            if let Err(source) = remove_tree(&directory) {
-                failed = failed.or(Some(BpfError::Pin { path: directory, source }));
-            }
+    for schema in schemas.flatten() {
+        match remove_schema(&schema.path()) {
+            Ok(count) => interfaces += count,
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
     if failed.is_none()
         && let Err(source) = fs::remove_dir(base)
     {
         failed = Some(BpfError::Pin { path: base.to_owned(), source });
+    }
+    failed.map_or(Ok(interfaces), Err)
+}
+
+/// The same of one schema.
+pub fn remove_schema(schema: &Path) -> Result<usize, BpfError> {
+    let (mut interfaces, mut failed) = (0, None);
+    // Links go with their pins; filters must be taken off. Rows of another schema may not be readable, and then the
+    // interfaces that are there are tried.
+    let rows = Table::<u32, Iface>::open(names::IFACES, schema).and_then(|ifaces| ifaces.read_all());
+    for (index, row) in rows.unwrap_or_default() {
+        interfaces += 1;
+        for hook in hooks(Role::of(&row)) {
+            match attach::clsact_detach(index, hook) {
+                Err(error) if !error.is_gone() => {
+                    let (program, mode) = (hook.program(), AttachMode::Clsact);
+                    failed = failed.or(Some(BpfError::Attach { ifindex: index, program, mode, source: error }));
+                }
+                _ => {}
+            }
+        }
+    }
+    for directory in [&schema.join(LINKS), schema] {
+        if let Err(source) = remove_tree(directory) {
+            failed = failed.or(Some(BpfError::Pin { path: directory.to_owned(), source }));
+        }
     }
     failed.map_or(Ok(interfaces), Err)
 }

@@ -4,7 +4,10 @@ use k8s_openapi::api::{apps::v1::DaemonSet, rbac::v1::ClusterRole};
 use serde_json::Value;
 
 use super::*;
-use crate::{config::Source, objects::Kind};
+use crate::{
+    config::{Demand, Source},
+    objects::Kind,
+};
 
 const NAMES: [&str; 2] = ["kube-router", "kube-router-policy"];
 
@@ -53,7 +56,9 @@ fn arguments_start() {
     let (config, mounts) = agent("kube-router");
     assert!(config.proxy.enabled && config.proxy.masquerade_all && !config.firewall.enabled);
     let Source::Kubernetes { kubeconfig: Some(kubeconfig), master: None } = &config.source else { panic!() };
-    for path in [kubeconfig, &config.socket, &"/lib/modules".into()] {
+    // So that services may take the fast path.
+    assert_eq!(config.programs.demand, Demand::Wanted);
+    for path in [kubeconfig, &config.socket, &"/lib/modules".into(), &config.programs.pins] {
         assert!(is_mounted(&mounts, path), "{}", path.display());
     }
 }
@@ -62,7 +67,7 @@ fn arguments_start() {
 fn policy_alone_starts() {
     let (config, mounts) = agent("kube-router-policy");
     assert!(config.firewall.enabled && !config.proxy.enabled);
-    for path in [&config.firewall.pins, &config.socket, &config.firewall.cni_socket.unwrap()] {
+    for path in [&config.programs.pins, &config.socket, &config.firewall.cni_socket.unwrap()] {
         assert!(is_mounted(&mounts, path), "{}", path.display());
     }
 }

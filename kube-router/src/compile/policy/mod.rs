@@ -86,6 +86,9 @@ pub const POLICY_KINDS: [Kind; 7] = [
     Kind::ClusterNetworkPolicy,
 ];
 
+/// The same where no policy is enforced.
+pub const PROGRAM_KINDS: [Kind; 4] = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Pod];
+
 /// Numbers of classes end here.
 pub const MAX_CLASSES: u32 = 61_000;
 
@@ -127,11 +130,13 @@ pub struct PolicyConfig {
     /// Name of our Node.
     pub node: Arc<str>,
     pub limits: Limits,
+    /// Policies count. Without, there are none: what is left are this node's pods, the nodes and the services.
+    pub enforced: bool,
 }
 
 impl PolicyConfig {
     pub fn new(node: impl Into<Arc<str>>) -> Self {
-        PolicyConfig { node: node.into(), limits: Limits::default() }
+        PolicyConfig { node: node.into(), limits: Limits::default(), enforced: true }
     }
 }
 

@@ -46,31 +46,31 @@ impl PolicyCompiler {
 
     pub(super) fn take_policies(&mut self, cluster: &ClusterState, dirty: &Dirty, work: &mut Work) {
         for key in &dirty.policies {
-            let (policy, problems) = match cluster.policy(key) {
-                Some(written) => {
-                    let (policy, problems) = normalize::policy(written);
-                    (Some(policy), problems)
-                }
-                None => (None, Vec::new()),
-            };
-            self.set_policy(Source::Policy(key.clone()), policy, work);
-            self.report(About::Source(Source::Policy(key.clone())), problems);
+            self.take_source(cluster, Source::Policy(key.clone()), work);
         }
         for name in &dirty.cluster_policies {
-            let (policy, problems) = match cluster.cluster_policy(name).map(tiers::policy) {
-                Some((policy, problems)) => (Some(policy), problems),
-                None => (None, Vec::new()),
-            };
-            self.set_policy(Source::Cluster(name.clone()), policy, work);
-            self.report(About::Source(Source::Cluster(name.clone())), problems);
+            self.take_source(cluster, Source::Cluster(name.clone()), work);
         }
+    }
+
+    fn take_source(&mut self, cluster: &ClusterState, source: Source, work: &mut Work) {
+        if !self.config.enforced {
+            return;
+        }
+        let some = |(policy, problems)| (Some(policy), problems);
+        let read = match &source {
+            Source::Policy(key) => cluster.policy(key).map(normalize::policy).map(some),
+            Source::Cluster(name) => cluster.cluster_policy(name).map(tiers::policy).map(some),
+            Source::Namespace(name) => cluster.namespace(name).map(normalize::isolation),
+        };
+        let (policy, problems) = read.unwrap_or_default();
+        self.set_policy(source.clone(), policy, work);
+        self.report(About::Source(source), problems);
     }
 
     pub(super) fn take_namespaces(&mut self, cluster: &ClusterState, dirty: &Dirty, work: &mut Work) {
         for name in &dirty.namespaces {
-            let (policy, problems) = cluster.namespace(name).map(normalize::isolation).unwrap_or_default();
-            self.set_policy(Source::Namespace(name.clone()), policy, work);
-            self.report(About::Source(Source::Namespace(name.clone())), problems);
+            self.take_source(cluster, Source::Namespace(name.clone()), work);
             if !self.cluster_wide.is_empty() {
                 self.mark_local(name, work);
             }
@@ -147,8 +147,13 @@ impl PolicyCompiler {
                     }
                     None => {
                         let text = format!(
-                            "this node has more than {} pods (--netpol-max-pods); nothing passes from or to this one",
-                            self.config.limits.pods - 1
+                            "this node has more than {} pods (--netpol-max-pods); {}",
+                            self.config.limits.pods - 1,
+                            if self.config.enforced {
+                                "nothing passes from or to this one"
+                            } else {
+                                "this one takes no fast path to services"
+                            }
                         );
                         self.crowd.insert(key.clone());
                         self.homeless.extend(cluster.pod(key).iter().flat_map(|pod| pod.ips.iter().copied()));

@@ -62,17 +62,18 @@ fn nowhere_in(wanted: &Interfaces) -> BTreeSet<(Address, u32)> {
     nowhere.map(|(address, endpoint)| (*address, endpoint.pod)).collect()
 }
 
-pub(super) fn claimed(claims: &[Claim], links: &Links) -> Vec<Problem> {
+pub(super) fn claimed(claims: &[Claim], links: &Links, antispoof: bool) -> Vec<Problem> {
     let name = |index: u32| match links.devices.get(&index) {
         Some(device) => device.name.to_string(),
         None => index.to_string(),
     };
     let told = claims.iter().map(|claim| {
         let text = format!(
-            "{} is carried by the pods behind {} and {}; it counts as the first one's, and the other cannot send from it",
+            "{} is carried by the pods behind {} and {}; it counts as the first one's{}",
             ip_of(claim.address),
             name(claim.owner),
-            name(claim.claimant)
+            name(claim.claimant),
+            if antispoof { ", and the other cannot send from it" } else { "" }
         );
         Problem { subject: SUBJECT, reason: "AddressClaimed", text }
     });

@@ -13,7 +13,7 @@ use crate::{
         links::{Device, PodLink},
         policy::address_of,
     },
-    config::{FirewallConfig, ProxyConfig},
+    config::{FirewallConfig, ProgramsConfig, ProxyConfig},
     objects::{
         Kind, ObjectEvent, ObjectKey,
         parse::{Claim, RawObject},
@@ -82,7 +82,8 @@ struct Rig {
 impl Rig {
     fn new(kernel: &FakePolicy, config: FirewallConfig) -> Rig {
         let proxy = ProxyConfig { enabled: false, ..ProxyConfig::default() };
-        let mut reconciler = Reconciler::new(proxy, NODE, Duration::from_secs(60), 0).with_firewall(config);
+        let programs = ProgramsConfig::default();
+        let mut reconciler = Reconciler::new(proxy, NODE, Duration::from_secs(60), 0).with_programs(&programs, config);
         reconciler.handle_host_addresses([("eth0".into(), ip("192.0.2.1"))].into());
         Rig { reconciler, kernel: kernel.clone(), now_ms: 0 }
     }

@@ -14,12 +14,13 @@ impl Enforcer {
         self.in_force = None;
         self.full_at_ms = now_ms.saturating_add(self.backoff.fail());
         let full = matches!(error, PlaneError::Bpf(error) if error.is_full());
-        let (reason, effect) = match full {
-            true => ("PolicyTableFull", "what is not in the table is denied; trying again"),
-            false => ("KernelRefused", "policies stay as they were; trying again"),
+        let (subject, reason, effect) = match (self.enforces(), full) {
+            (true, true) => ("network policy", "PolicyTableFull", "what is not in the table is denied; trying again"),
+            (true, false) => ("network policy", "KernelRefused", "policies stay as they were; trying again"),
+            (false, _) => ("service fast path", "KernelRefused", "IPVS serves what it does not; trying again"),
         };
         let text = format!("{error}; {effect}");
-        self.failure = Some(Problem { subject: Subject::Kernel("network policy"), reason, text });
+        self.failure = Some(Problem { subject: Subject::Kernel(subject), reason, text });
         self.report();
     }
 
@@ -29,7 +30,7 @@ impl Enforcer {
     }
 
     pub(super) fn report_bindings(&mut self, claims: &[Claim], wanted: &Interfaces) {
-        self.bindings = bindings::claimed(claims, &self.links.now);
+        self.bindings = bindings::claimed(claims, &self.links.now, self.config.antispoof);
         self.searched.narrow(wanted);
         let pod = |number: u32| self.compiled().pods().find(|(_, of)| *of == number).map(|(key, _)| key.clone());
         let nowhere = self.searched.problems(pod);

@@ -12,7 +12,7 @@ use crate::{
         fake_policy::FakePolicy,
     },
     compile::service_ports::key_of,
-    config::{FirewallConfig, ProxyConfig},
+    config::{FirewallConfig, ProgramsConfig, ProxyConfig},
     desired::VirtualKey,
     objects::{Kind, ObjectEvent, ObjectKey, Protocol},
     plan::{IpvsOp, Stage, enforcement::PolicyOrder, policy::PolicyOp},
@@ -46,8 +46,8 @@ impl Rig {
     fn new(ipvs: &FakeKernel, policy: &FakePolicy) -> Rig {
         ipvs.0.borrow_mut().kernel.net.host_addresses = [("eth0".into(), ip("192.0.2.1"))].into();
         let config = ProxyConfig::default();
-        let reconciler =
-            Reconciler::new(config, NODE, Duration::from_secs(60), 0).with_firewall(FirewallConfig::default());
+        let reconciler = Reconciler::new(config, NODE, Duration::from_secs(60), 0)
+            .with_programs(&ProgramsConfig::default(), FirewallConfig::default());
         Rig { reconciler, ipvs: ipvs.clone(), policy: policy.clone(), now_ms: 0, done: Vec::new() }
     }
 

@@ -1,0 +1,125 @@
+//! The BPF programs at the start of the agent: loaded as the configuration demands, or what an older agent left is retired.
+
+use std::{path::Path, sync::mpsc as std_mpsc, thread, time::Duration};
+
+use anyhow::Result;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::sweeper::Sweeper;
+use crate::{
+    apply::{
+        PolicyPlane,
+        bpf::{self, KernelPolicy},
+    },
+    config::{Demand, ProgramsConfig},
+    reconcile::balance::{Sweep, Sweeping},
+    sys::bpffs,
+};
+
+/// Between two looks whether flows still need what an older agent left.
+const RETIRE_EVERY: Duration = Duration::from_secs(30);
+
+/// The programs and what comes with them, or nothing of that. Threads end when they are dropped.
+#[derive(Default)]
+pub struct Programs {
+    pub plane: Option<Box<dyn PolicyPlane>>,
+    pub records: Option<bpf::Events>,
+    pub sweeper: Option<Sweeper>,
+    /// Of those that an older agent left.
+    pub retirement: Option<Retirement>,
+}
+
+impl Programs {
+    fn without(config: &ProgramsConfig) -> Self {
+        Programs { retirement: Retirement::begin(&config.pins), ..Programs::default() }
+    }
+}
+
+/// # Errors
+/// They are required, and cannot be had.
+pub fn load(config: &ProgramsConfig, tell: mpsc::Sender<Sweep>, wanted: watch::Receiver<Sweeping>) -> Result<Programs> {
+    match config.demand {
+        Demand::None => Ok(Programs::without(config)),
+        Demand::Required => open(config, tell, wanted),
+        Demand::Wanted => open(config, tell, wanted).or_else(|error| {
+            warn!(
+                cause = format!("{error:#}"),
+                "no service fast path: IPVS alone serves. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, a kernel of at least \
+                 5.11 with type information (BTF), and the host's BPF file system at /sys/fs/bpf; --service-fastpath=off asks \
+                 for none of it"
+            );
+            Ok(Programs::without(config))
+        }),
+    }
+}
+
+fn open(config: &ProgramsConfig, tell: mpsc::Sender<Sweep>, wanted: watch::Receiver<Sweeping>) -> Result<Programs> {
+    match config.demand {
+        Demand::Required => bpffs::ensure(&config.pins)?,
+        Demand::Wanted | Demand::None => bpffs::find(&config.pins)?,
+    }
+    let mut plane = KernelPolicy::open(&config.pins, bpf::entries(&config.sizes))?;
+    let records = plane.dataplane().take_events()?;
+    let sweeper = Sweeper::start(config, tell, wanted)?;
+    Ok(Programs { plane: Some(Box::new(plane)), records: Some(records), sweeper: Some(sweeper), retirement: None })
+}
+
+/// Waits for the end of the flows that need what an older agent left, on a thread of its own.
+pub struct Retirement {
+    stop: Option<std_mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Retirement {
+    /// Puts it out of force at once. `None`: there is nothing to wait for.
+    fn begin(pins: &Path) -> Option<Self> {
+        if !pins.exists() || is_retired(pins, true) {
+            return None;
+        }
+        let pins = pins.to_owned();
+        let (stop, stopped) = std_mpsc::channel();
+        let wait = move || {
+            while let Err(std_mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(RETIRE_EVERY) {
+                if is_retired(&pins, false) {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("retire".into()).spawn(wait);
+        let thread =
+            thread.inspect_err(|error| warn!(%error, "programs of an earlier agent stay until the next start"));
+        Some(Retirement { stop: Some(stop), thread: thread.ok() })
+    }
+}
+
+/// Is nothing left?
+fn is_retired(pins: &Path, first: bool) -> bool {
+    match bpf::retire(pins) {
+        Ok(0) => {
+            info!(pins = %pins.display(), "removed the programs of an earlier agent");
+            true
+        }
+        Ok(flows) => {
+            if first {
+                info!(flows, "programs of an earlier agent stay while connections need them; they do nothing else");
+            }
+            false
+        }
+        Err(error) => {
+            if first {
+                warn!(%error, "what an earlier agent left may be in force: kube-router --cleanup-config removes it");
+            }
+            false
+        }
+    }
+}
+
+impl Drop for Retirement {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
