@@ -26,6 +26,8 @@ use crate::policy::Address;
 pub const MAX_VIPS: u32 = 65_536;
 /// Destinations, plus one: four for each virtual server, those that are gone and may still have flows included.
 pub const MAX_BACKENDS: u32 = 262_144;
+/// Rows of counts that each virtual server has, so that processors seldom wait for each other.
+pub const COUNT_SHARDS: u32 = 4;
 /// Slots of all rings, one that is being replaced included: sixteen for each virtual server, or 256 tables of mh.
 pub const MAX_SLOTS: u32 = 1_048_576;
 
@@ -85,6 +87,20 @@ pub struct Backend {
     pub vip: u32,
 }
 
+/// What a virtual server's flows on the fast path did since its number was given out, as one of [`COUNT_SHARDS`] groups of
+/// processors counted: the index is `COUNT_SHARDS * Vip::id + processor % COUNT_SHARDS`. Bytes are those of IP, as IPVS counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VipCount {
+    pub connections: u64,
+    /// From clients.
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    /// From backends.
+    pub packets_out: u64,
+    pub bytes_out: u64,
+}
+
 impl Backend {
     /// Connections that have begun go on.
     pub const LIVE: u16 = 1;
@@ -99,5 +115,6 @@ impl Backend {
     }
 }
 
+const _: () = assert!(size_of::<VipCount>() == 40);
 const _: () = assert!(size_of::<Vip>() == 24 && size_of::<RingKey>() == 8 && size_of::<Backend>() == 24);
 const _: () = assert!(MAX_BACKENDS == 4 * MAX_VIPS && MAX_SLOTS == 16 * MAX_VIPS && MAX_SLOTS / 4_096 == 256);

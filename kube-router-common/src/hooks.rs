@@ -141,6 +141,10 @@ pub trait World: Bytes {
     fn backend(&self, backend: u32) -> Option<Backend>;
     /// The next number of a virtual server's own.
     fn take_turn(&self, vip: u32) -> u32;
+    /// A virtual server has got a connection.
+    fn count_connection(&self, vip: u32);
+    /// The packet at hand goes to one of its backends, or comes from there.
+    fn count_packet(&self, vip: u32, is_answer: bool);
     /// How many active connections a backend has.
     fn actives(&self, backend: u32) -> Option<impl Count>;
     /// Any number.
@@ -250,7 +254,7 @@ pub struct Case {
     pub is_remote: bool,
     /// The packet's source is the address of the pod at hand, at this interface.
     pub is_at_home: bool,
-    /// Whose service it is for; number 0: nobody's, or IPVS's alone.
+    /// Whose service it is for; number 0: nobody's, or IPVS's alone. Of a live flow the number alone.
     pub vip: Vip,
     /// The pod of this node that the flow goes to; pod 0: not looked for.
     pub end: Endpoint,
@@ -279,6 +283,15 @@ impl Case {
     #[inline(always)]
     fn take_over(&mut self) -> bool {
         core::mem::take(&mut self.ready) == Case::READY
+    }
+
+    /// Leaves by [`Case::way`].
+    #[inline(always)]
+    fn deliver<W: World>(&self, world: &W) -> Action {
+        if self.way.rewrites != 0 {
+            world.count_packet(self.vip.id, self.way.rewrites == Way::SOURCE);
+        }
+        Action::Deliver
     }
 
     #[inline(always)]

@@ -25,6 +25,8 @@ pub const BACKENDS: &str = "kr_backends";
 pub const ACTIVES: &str = "kr_actives";
 /// Array: number of a virtual server to turns taken, a `u32`.
 pub const TURNS: &str = "kr_turns";
+/// Connections, packets and bytes of virtual servers.
+pub const VIP_COUNTS: &str = "kr_vip_counts";
 /// Array: [`crate::policy::port_index`] to port class.
 pub const PORTS: &str = "kr_ports";
 /// Hash: [`crate::policy::PolicyKey`] to [`crate::policy::PolicyRow`].
@@ -53,7 +55,7 @@ pub const TAILS: &str = "kr_tails";
 /// Per-CPU array: the packet at hand, [`crate::hooks::Case`]. The programs' own.
 pub const CASE: &str = "kr_case";
 
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 25] = [
     ENDPOINTS,
     PODS,
     IFACES,
@@ -65,6 +67,7 @@ pub const MAPS: [&str; 24] = [
     BACKENDS,
     ACTIVES,
     TURNS,
+    VIP_COUNTS,
     PORTS,
     POLICY,
     RULES,

@@ -16,7 +16,8 @@
 //!
 //! The other maps have one size: every port (`kr_ports`), 1 MiB of records (`kr_events`), single elements, and those of the
 //! service fast path (`kr_vips` and its like, [`crate::balance`]): what finds no room there is IPVS's, as it would be without them.
-//! Their arrays, which are there as a whole, have 10.5 MiB: 32 bytes for a backend, 8 for its connections, 8 for turns.
+//! Their arrays, which are there as a whole, have 20.5 MiB: 32 bytes for a backend and its connections, 168 for
+//! turns and counts of a virtual server.
 
 use crate::{
     config::{DEFAULT_FRAGS, DEFAULT_IFACES},

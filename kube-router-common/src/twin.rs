@@ -19,7 +19,7 @@ use std::{
 
 use crate::{
     answer,
-    balance::{Backend, MAX_BACKENDS, RingKey, Vip},
+    balance::{Backend, MAX_BACKENDS, RingKey, Vip, VipCount},
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount, note},
     event::{BUCKET_ANSWERS, EventHead},
     flow::{ALL_PODS, Flow, FlowKey},
@@ -50,6 +50,8 @@ pub struct Tables {
     pub turns: BTreeMap<u32, u32>,
     /// As the programs count.
     pub actives: BTreeMap<u32, i32>,
+    /// By virtual server, all groups of processors together.
+    pub vip_counts: BTreeMap<u32, VipCount>,
     /// Through which interface the node sends to whom.
     pub routes: BTreeMap<Address, u32>,
     pub ports: BTreeMap<u32, u32>,
@@ -92,6 +94,7 @@ impl Default for Tables {
             backends: BTreeMap::new(),
             turns: BTreeMap::new(),
             actives: BTreeMap::new(),
+            vip_counts: BTreeMap::new(),
             routes: BTreeMap::new(),
             ports: BTreeMap::new(),
             policy: BTreeMap::new(),
@@ -438,6 +441,21 @@ impl<'p> World for View<'p> {
         let turn = tables.turns.entry(vip).or_default();
         *turn = turn.wrapping_add(1);
         turn.wrapping_sub(1)
+    }
+
+    fn count_connection(&self, vip: u32) {
+        self.tables.borrow_mut().vip_counts.entry(vip).or_default().connections += 1;
+    }
+
+    fn count_packet(&self, vip: u32, is_answer: bool) {
+        let bytes = self.packet.bytes.len().saturating_sub(LINK) as u64;
+        let mut tables = self.tables.borrow_mut();
+        let count = tables.vip_counts.entry(vip).or_default();
+        if is_answer {
+            (count.packets_out, count.bytes_out) = (count.packets_out + 1, count.bytes_out + bytes);
+        } else {
+            (count.packets_in, count.bytes_in) = (count.packets_in + 1, count.bytes_in + bytes);
+        }
     }
 
     fn actives(&self, backend: u32) -> Option<impl Count> {

@@ -16,15 +16,16 @@ use aya_ebpf::{
     },
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
     helpers::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_l3_csum_replace,
-        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
-        bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release,
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+        bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     maps::lpm_trie::Key,
     programs::TcContext,
 };
 use kube_router_common::{
+    balance::VipCount,
     config::RuleCount,
     event::{CAPTURE, Event, EventHead},
     flow::{Flow, FlowKey},
@@ -299,6 +300,37 @@ pub fn add_shared(count: *mut RuleCount, bytes: u64) {
         atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*count).flows, 1);
         atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*count).bytes, bytes);
     }
+}
+
+/// A connection to a virtual server.
+#[inline(always)]
+pub fn add_connection(count: *mut VipCount) {
+    // SAFETY: as in `add_shared`.
+    unsafe {
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*count).connections, 1);
+    }
+}
+
+/// A packet to or from its backends.
+#[inline(always)]
+pub fn add_packet(count: *mut VipCount, is_answer: bool, length: u64) {
+    // SAFETY: as in `add_shared`.
+    unsafe {
+        let (packets, bytes) = if is_answer {
+            (&raw mut (*count).packets_out, &raw mut (*count).bytes_out)
+        } else {
+            (&raw mut (*count).packets_in, &raw mut (*count).bytes_in)
+        };
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(packets, 1);
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(bytes, length);
+    }
+}
+
+/// The number of the processor that runs this.
+#[inline(always)]
+pub fn processor() -> u32 {
+    // SAFETY: asks for nothing.
+    unsafe { bpf_get_smp_processor_id() }
 }
 
 /// The next number, of a counter that all processors share; two of them may now and then get the same one.

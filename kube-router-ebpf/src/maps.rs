@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use kube_router_common::{
     Traffic,
-    balance::{Backend, MAX_BACKENDS, MAX_SLOTS, MAX_VIPS, RingKey, Vip},
+    balance::{Backend, COUNT_SHARDS, MAX_BACKENDS, MAX_SLOTS, MAX_VIPS, RingKey, Vip, VipCount},
     config::{Config, DEFAULT_FRAGS, DEFAULT_IFACES, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount},
     event::{BUCKETS as BUCKET_COUNT, Bucket, Event, RING_BYTES},
     flow::{Flow, FlowKey},
@@ -50,6 +50,8 @@ pub static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
 pub static ACTIVES: Array<i32, { MAX_BACKENDS as usize }> = Array::new();
 #[btf_map(name = "kr_turns")]
 pub static TURNS: Array<u32, { MAX_VIPS as usize }> = Array::new();
+#[btf_map(name = "kr_vip_counts")]
+pub static VIP_COUNTS: Array<VipCount, { (MAX_VIPS * COUNT_SHARDS) as usize }> = Array::new();
 #[btf_map(name = "kr_ports")]
 pub static PORTS: Array<u32, { PORT_ENTRIES as usize }> = Array::new();
 #[btf_map(name = "kr_policy")]

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use kube_router_common::{
     Traffic, answer,
-    balance::{Backend, RingKey, Vip},
+    balance::{Backend, COUNT_SHARDS, RingKey, Vip, VipCount},
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, note},
     event::{BUCKET_ANSWERS, EventHead, Rate},
     flow::{Flow, FlowKey},
@@ -106,6 +106,13 @@ impl View<'_> {
     fn bring(&self, at: u32, length: usize) -> bool {
         !self.is_veth || kernel::bring(self.context, LINK.saturating_add(at), length)
     }
+}
+
+/// The row of a virtual server that this processor counts in.
+#[inline(always)]
+fn vip_count(vip: u32) -> Option<*mut VipCount> {
+    let shard = kernel::processor() % COUNT_SHARDS;
+    maps::VIP_COUNTS.get_ptr_mut(vip.wrapping_mul(COUNT_SHARDS).wrapping_add(shard))
 }
 
 impl Bytes for View<'_> {
@@ -272,6 +279,20 @@ impl<'p> World for View<'p> {
     #[inline(always)]
     fn take_turn(&self, vip: u32) -> u32 {
         kernel::take_turn(maps::TURNS.get_ptr_mut(vip))
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, vip: u32) {
+        if let Some(count) = vip_count(vip) {
+            kernel::add_connection(count);
+        }
+    }
+
+    #[inline(always)]
+    fn count_packet(&self, vip: u32, is_answer: bool) {
+        if let Some(count) = vip_count(vip) {
+            kernel::add_packet(count, is_answer, u64::from(self.context.len().saturating_sub(LINK)));
+        }
     }
 
     #[inline(always)]

@@ -130,7 +130,7 @@ fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = 
             case.other = case.key.turned(&flow);
         }
         drop(flow);
-        if is_nat && !fast::has_backend(world, backend) {
+        if is_nat && !fast::has_backend(world, case, backend) {
             case.way.ifindex = 0;
             if protocol != protocol::UDP {
                 return Found::Stranded;

@@ -57,10 +57,16 @@ pub(super) fn check_way<W: World>(world: &W, way: &mut Way) {
     }
 }
 
-/// Is the backend still one of its service's?
+/// Is the backend still one of its service's? Whose that is, is noted.
 #[inline(always)]
-pub(super) fn has_backend<W: World>(world: &W, backend: u32) -> bool {
-    world.backend(backend).is_some_and(|backend| backend.has(Backend::LIVE))
+pub(super) fn has_backend<W: World>(world: &W, case: &mut Case, backend: u32) -> bool {
+    match world.backend(backend) {
+        Some(backend) if backend.has(Backend::LIVE) => {
+            case.vip.id = backend.vip;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// The entry, whose other direction is `case.other`, has seen no packet for long: has that one's?
@@ -283,7 +289,8 @@ pub(super) fn answer_in<W: World>(world: &W, case: &mut Case) -> Result<bool, Re
     if is_old {
         judge_answer(world, case)?;
     }
-    if !has_backend(world, case.backend) {
+    let backend = case.backend;
+    if !has_backend(world, case, backend) {
         return Err(Reason::BackendGone);
     }
     if changed {

@@ -102,7 +102,7 @@ pub fn not_judged<W: World>(world: &W, case: &Case) -> Action {
 #[inline(always)]
 fn leave<W: World>(world: &W, case: &Case, verdict: Result<(), Reason>) -> Action {
     match verdict.and_then(|()| check_changes(world, case)) {
-        Ok(()) if case.way.ifindex != 0 => Action::Deliver,
+        Ok(()) if case.way.ifindex != 0 => case.deliver(world),
         Ok(()) => Action::Pass,
         Err(reason) => refuse(world, case, reason),
     }

@@ -265,6 +265,9 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
         if is_whole {
             fast::read_way(&mut case.way, &case.flow);
             fast::check_way(world, &mut case.way);
+            // For the count; one that is gone is met by the next packet.
+            let backend = case.flow.backend;
+            fast::has_backend(world, case, backend);
         }
         if changed {
             balance::count(world, balance::left(&case.flow, before.1), -1);
@@ -299,6 +302,9 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
     if to_ifindex != 0 {
         if entered == Ok(true) {
             balance::count(world, case.backend, 1);
+            if case.backend != 0 {
+                world.count_connection(case.vip.id);
+            }
             // Its interface was looked at a moment ago.
             fast::read_way(&mut case.way, &case.flow);
         } else {

@@ -26,7 +26,7 @@ pub fn uplink_in<W: World>(world: &W, case: &mut Case) -> Action {
     }
     if case.config.has(Config::FAST | Config::FAST_FLOWS) {
         match fast::answer_in(world, case) {
-            Ok(true) => return Action::Deliver,
+            Ok(true) => return case.deliver(world),
             Ok(false) => {}
             Err(reason) => return refuse(world, case, reason),
         }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use kube_router_common::schedule;
+use kube_router_common::{balance::VipCount, schedule};
 use tokio::{
     io::unix::AsyncFd,
     runtime::Builder,
@@ -28,8 +28,8 @@ use tracing::{info, warn};
 use super::programs::{self, Programs};
 use crate::{
     apply::{
-        PlaneError, ServerStats,
-        bpf::{self, Tables},
+        PlaneError,
+        bpf::{self, BalanceMaps, BpfError, Tables},
         conntrack::KernelConntrack,
         firewall::KernelFirewall,
         ipvs::Ipvs,
@@ -42,7 +42,7 @@ use crate::{
     desired::VirtualKey,
     objects::ObjectEvent,
     observe::{
-        Metrics, PolicyQuery, PolicyQuestions, Pulse, Query, Questions, StatsSource,
+        BothPaths, FastSource, Metrics, PathStats, PolicyQuery, PolicyQuestions, Pulse, Query, Questions, StatsSource,
         events::{self, Events},
         http,
         policy_metrics::PolicyRows,
@@ -52,6 +52,7 @@ use crate::{
     },
     reconcile::{
         Reconciler,
+        balance::server_of,
         driver::{DriveError, Driver, Inputs, Outputs, Planes},
     },
     sys::{clock, kernel_config},
@@ -63,8 +64,9 @@ use crate::{
 const EVENTS: usize = 1_024;
 
 impl StatsSource for Ipvs {
-    fn server_stats(&mut self) -> Result<BTreeMap<VirtualKey, ServerStats>, PlaneError> {
-        Ipvs::server_stats(self)
+    fn server_stats(&mut self) -> Result<BTreeMap<VirtualKey, PathStats>, PlaneError> {
+        let stats = Ipvs::server_stats(self)?;
+        Ok(stats.into_iter().map(|(key, ipvs)| (key, PathStats { ipvs, ..PathStats::default() })).collect())
     }
 }
 
@@ -85,7 +87,13 @@ pub fn run(config: &Config) -> Result<()> {
 
     let endpoints = http::bind(&config.http)?;
     let status = socket::bind(&config.socket)?;
-    let stats: Option<Box<dyn StatsSource>> = if config.proxy.enabled { Some(Box::new(Ipvs::open()?)) } else { None };
+    let stats: Option<Box<dyn StatsSource>> = match config.proxy.enabled {
+        true => Some(Box::new(BothPaths::new(
+            Box::new(Ipvs::open()?),
+            Box::new(PinnedCounts(config.programs.pins.clone())),
+        ))),
+        false => None,
+    };
     let policy_source: Option<Box<dyn PolicySource>> = match config.firewall.enabled {
         true => Some(Box::new(PinnedRows { pins: config.programs.pins.clone(), tables: None })),
         false => None,
@@ -245,6 +253,25 @@ async fn watch_addresses(announce: mpsc::Sender<()>) {
             Ok(()) | Err(mpsc::error::TrySendError::Full(())) => {}
             Err(mpsc::error::TrySendError::Closed(())) => return,
         }
+    }
+}
+
+/// What the programs of the fast path count, read from the pinned tables of this agent or of an earlier one.
+struct PinnedCounts(PathBuf);
+
+impl FastSource for PinnedCounts {
+    fn counts(&mut self) -> Result<BTreeMap<VirtualKey, VipCount>, PlaneError> {
+        let failed = |source: BpfError| PlaneError::Io {
+            what: "counts of the service fast path".into(),
+            source: std::io::Error::other(source),
+        };
+        let maps = match BalanceMaps::open(&bpf::root(&self.0)) {
+            Ok(maps) => maps,
+            Err(error) if error.is_missing() => return Ok(BTreeMap::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let counts = maps.counts().map_err(failed)?;
+        Ok(counts.into_iter().filter_map(|(key, count)| Some((server_of(&key)?, count))).collect())
     }
 }
 

@@ -18,6 +18,7 @@ pub mod listen;
 pub mod metrics;
 pub mod monitor;
 pub mod node_port_health;
+mod paths;
 pub mod pcapng;
 pub mod policy;
 pub mod policy_metrics;
@@ -46,6 +47,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use metrics::{Metrics, Plane};
+pub use paths::{BothPaths, FastSource, PathStats};
 pub use policy::{PolicyQuery, PolicyQuestions};
 pub use questions::Questions;
 pub use traffic::StatsSource;

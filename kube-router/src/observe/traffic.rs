@@ -1,14 +1,16 @@
 //! `service_*`: the kernel's traffic counts of our virtual servers, under the names of their Services.
 //!
-//! In: what we want ([`ServiceRow`]s, they know the names) and what the kernel counted ([`ServerStats`]). Only virtual
-//! servers in both are shown, so foreign ones never are. Counters carry the kernel's absolute values: they restart at
-//! zero when the kernel's virtual server is made anew, which is what a counter may do.
+//! In: what we want ([`ServiceRow`]s, they know the names) and what the kernel counted on both paths ([`PathStats`]). Only
+//! virtual servers in both are shown, so foreign ones never are. Counters carry the kernel's absolute values: they restart
+//! at zero when the kernel's virtual server is made anew, which is what a counter may do. The original's series are about
+//! both paths together.
 //!
 //! 10,000 virtual servers are 100,000 series and 15 MB of text: it is made piece by piece as the reader takes it, and
 //! therefore written here and not by the library's encoder, which wants a whole family.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write, sync::Arc};
 
+use super::paths::PathStats;
 use crate::{
     apply::{PlaneError, ServerStats},
     desired::VirtualKey,
@@ -18,10 +20,10 @@ use crate::{
 /// Lines of one piece of text: some 40 KB.
 const LINES_AT_A_TIME: usize = 256;
 
-/// Where the kernel's counts come from (the IPVS plane). Read on a worker thread, by one scrape at a time.
+/// Where the kernel's counts come from (the IPVS plane, and the fast path's tables). Read on a worker thread, by one scrape at a time.
 pub trait StatsSource: Send {
     /// Every virtual server in the kernel with an address, ours or not.
-    fn server_stats(&mut self) -> Result<BTreeMap<VirtualKey, ServerStats>, PlaneError>;
+    fn server_stats(&mut self) -> Result<BTreeMap<VirtualKey, PathStats>, PlaneError>;
 }
 
 struct Series {
@@ -53,17 +55,24 @@ const SERIES: [Series; 10] = [
     counter("kube_router_service_total_connections", "Connections.", |s| s.connections),
 ];
 
+/// Of each path: both directions together.
+const PATH_SERIES: [Series; 3] = [
+    counter("kube_router_service_path_connections_total", "Connections, by path.", |s| s.connections),
+    counter("kube_router_service_path_packets_total", "Packets, by path.", |s| s.packets_in + s.packets_out),
+    counter("kube_router_service_path_bytes_total", "Bytes, by path.", |s| s.bytes_in + s.bytes_out),
+];
+
 /// What one scrape knows about traffic.
 #[derive(Debug)]
 pub struct Traffic {
     /// Virtual servers in the kernel, ours or not.
     servers: usize,
-    ours: Vec<(VirtualKey, ObjectKey, ServerStats)>,
+    ours: Vec<(VirtualKey, ObjectKey, PathStats)>,
 }
 
 impl Traffic {
     /// `owners`: the virtual servers that we want, with their Services.
-    pub fn new(owners: Vec<(VirtualKey, ObjectKey)>, stats: &BTreeMap<VirtualKey, ServerStats>) -> Traffic {
+    pub fn new(owners: Vec<(VirtualKey, ObjectKey)>, stats: &BTreeMap<VirtualKey, PathStats>) -> Traffic {
         let mut ours: Vec<_> = owners
             .into_iter()
             .filter_map(|(key, service)| stats.get(&key).map(|stats| (key, service, *stats)))
@@ -86,7 +95,8 @@ impl Traffic {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(first, "kube_router_controller_ipvs_services {}", self.servers);
         let ours = Arc::new(self.ours);
-        let series = SERIES.iter().flat_map(move |series| {
+        let all = SERIES.iter().map(|series| (series, false)).chain(PATH_SERIES.iter().map(|series| (series, true)));
+        let series = all.flat_map(move |(series, by_path)| {
             let ours = Arc::clone(&ours);
             (0..ours.len()).step_by(LINES_AT_A_TIME).map(move |start| {
                 let mut text = String::new();
@@ -94,7 +104,12 @@ impl Traffic {
                     head(&mut text, series.name, series.help, series.kind);
                 }
                 for (key, service, stats) in &ours[start..ours.len().min(start + LINES_AT_A_TIME)] {
-                    line(&mut text, series, key, service, stats);
+                    if by_path {
+                        line(&mut text, series, "path=\"fast\",", key, service, &stats.fast);
+                        line(&mut text, series, "path=\"ipvs\",", key, service, &stats.ipvs);
+                    } else {
+                        line(&mut text, series, "", key, service, &stats.total());
+                    }
                 }
                 text
             })
@@ -108,13 +123,13 @@ fn head(text: &mut String, name: &str, help: &str, kind: &str) {
 }
 
 /// Labels in alphabetical order, as the registry writes its own.
-fn line(text: &mut String, series: &Series, key: &VirtualKey, service: &ObjectKey, stats: &ServerStats) {
+fn line(text: &mut String, series: &Series, first: &str, key: &VirtualKey, service: &ObjectKey, stats: &ServerStats) {
     let (name, value) = (series.name, (series.value)(stats));
     let (port, protocol, address) = (key.port, key.protocol, key.address);
     let (service_name, namespace) = (escaped(&service.name), escaped(&service.namespace));
     let _ = writeln!(
         text,
-        "{name}{{port=\"{port}\",protocol=\"{protocol}\",service_name=\"{service_name}\",service_vip=\"{address}\",\
+        "{name}{{{first}port=\"{port}\",protocol=\"{protocol}\",service_name=\"{service_name}\",service_vip=\"{address}\",\
          svc_namespace=\"{namespace}\"}} {value}"
     );
 }
@@ -162,14 +177,16 @@ pub(super) mod tests {
             bytes_in_per_s: 9,
             bytes_out_per_s: 10,
         };
+        let fast = ServerStats { connections: 30, packets_in: 4, packets_out: 5, ..ServerStats::default() };
+        let stats = PathStats { ipvs: stats, fast };
         let kernel = BTreeMap::from([(key("fd00::1", 80), stats), (key("192.0.2.9", 25), stats)]);
         let owners = vec![owner("plain", "fd00::1", 80), owner("not-in-kernel", "10.96.0.2", 80)];
         let text = text(Traffic::new(owners, &kernel));
         let labels = r#"{port="80",protocol="tcp",service_name="plain",service_vip="fd00::1",svc_namespace="web"}"#;
         for (name, kind, value) in [
-            ("total_connections", "counter", 1),
-            ("packets_in", "counter", 2),
-            ("packets_out", "counter", 3),
+            ("total_connections", "counter", 31),
+            ("packets_in", "counter", 6),
+            ("packets_out", "counter", 8),
             ("bytes_in", "counter", 4),
             ("bytes_out", "counter", 5),
             ("cps", "gauge", 6),
@@ -181,13 +198,20 @@ pub(super) mod tests {
             assert!(text.contains(&format!("# TYPE kube_router_service_{name} {kind}\n")), "{name}\n{text}");
             assert!(text.contains(&format!("\nkube_router_service_{name}{labels} {value}\n")), "{name}\n{text}");
         }
+        for (path, connections, packets) in [("fast", 30, 9), ("ipvs", 1, 5)] {
+            let labels = format!("{{path=\"{path}\",{}", &labels[1..]);
+            for (name, value) in [("connections", connections), ("packets", packets)] {
+                let wanted = format!("\nkube_router_service_path_{name}_total{labels} {value}\n");
+                assert!(text.contains(&wanted), "{wanted}\n{text}");
+            }
+        }
         assert!(text.contains("\nkube_router_controller_ipvs_services 2\n"));
         assert!(!text.contains("192.0.2.9") && !text.contains("not-in-kernel"), "{text}");
     }
 
     #[test]
     fn one_virtual_server_is_one_series() {
-        let kernel = BTreeMap::from([(key("10.0.0.1", 80), ServerStats::default())]);
+        let kernel = BTreeMap::from([(key("10.0.0.1", 80), PathStats::default())]);
         let text = text(Traffic::new(vec![owner("a", "10.0.0.1", 80), owner("a", "10.0.0.1", 80)], &kernel));
         assert_eq!(text.matches("kube_router_service_cps{").count(), 1);
     }
@@ -195,10 +219,10 @@ pub(super) mod tests {
     #[test]
     fn a_long_text_comes_in_pieces_with_one_head_for_each_series() {
         let servers = 3 * LINES_AT_A_TIME as u16 + 1;
-        let kernel = (0..servers).map(|port| (key("10.0.0.1", port), ServerStats::default())).collect();
+        let kernel = (0..servers).map(|port| (key("10.0.0.1", port), PathStats::default())).collect();
         let owners = (0..servers).map(|port| owner("a\"b", "10.0.0.1", port)).collect();
         let pieces: Vec<String> = Traffic::new(owners, &kernel).pieces().collect();
-        assert_eq!(pieces.len(), 1 + 4 * SERIES.len());
+        assert_eq!(pieces.len(), 1 + 4 * (SERIES.len() + PATH_SERIES.len()));
         let text = pieces.concat();
         assert_eq!(text.matches("# TYPE kube_router_service_cps gauge\n").count(), 1);
         assert_eq!(text.matches("\nkube_router_service_cps{").count(), usize::from(servers));

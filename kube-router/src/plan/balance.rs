@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube_router_common::{
-    balance::{Backend, Vip},
+    balance::{Backend, COUNT_SHARDS, Vip},
     policy::ServiceKey,
 };
 
@@ -40,6 +40,8 @@ pub enum BalanceOrder {
     DeleteRing(u32, u32),
     /// Nobody holds the number any more; whoever gets it next begins with no connections.
     ForgetBackend(u32),
+    /// The same of a virtual server's number; it begins without counts.
+    ForgetVip(u32),
 }
 
 impl BalanceOrder {
@@ -48,6 +50,7 @@ impl BalanceOrder {
         match self {
             BalanceOrder::WriteRing(_, slots) => slots.len(),
             BalanceOrder::DeleteRing(_, slots) => *slots as usize,
+            BalanceOrder::ForgetVip(_) => COUNT_SHARDS as usize,
             _ => 1,
         }
     }
@@ -127,6 +130,7 @@ impl BalanceTables {
             BalanceOrder::DeleteVip(key) => drop(self.vips.remove(key)),
             BalanceOrder::DeleteRing(ring, _) => self.take_ring(*ring),
             BalanceOrder::ForgetBackend(id) => drop(self.backends.remove(id)),
+            BalanceOrder::ForgetVip(_) => {}
         }
     }
 

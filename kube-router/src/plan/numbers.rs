@@ -130,18 +130,20 @@ impl Numbers {
     }
 
     /// Nobody holds this backend's number any more, and with the last one of a virtual server without a row nobody holds
-    /// that one's either.
-    pub fn release(&mut self, id: u32, backend: &Backend, has_row: bool) {
-        let Some(backends) = self.of_vip.get_mut(&backend.vip) else { return };
+    /// that one's either: then the answer is true.
+    pub fn release(&mut self, id: u32, backend: &Backend, has_row: bool) -> bool {
+        let Some(backends) = self.of_vip.get_mut(&backend.vip) else { return false };
         if backends.get(&(backend.address, backend.port)) == Some(&id) {
             backends.remove(&(backend.address, backend.port));
         }
         self.backends.released.push_back(id);
-        if backends.is_empty() && !has_row {
+        let is_last = backends.is_empty() && !has_row;
+        if is_last {
             self.of_vip.remove(&backend.vip);
             self.by_key.retain(|_, vip| *vip != backend.vip);
             self.vips.released.push_back(backend.vip);
         }
+        is_last
     }
 
     /// Virtual servers that have backends, and of which nobody knows any more which they were.

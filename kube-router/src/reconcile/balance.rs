@@ -348,6 +348,7 @@ impl Balancer {
 
 const SUBJECT: Subject = Subject::Kernel("service fast path");
 
-fn server_of(row: &ServiceKey) -> Option<VirtualKey> {
+/// The virtual server of a row, if its protocol is one that we know.
+pub fn server_of(row: &ServiceKey) -> Option<VirtualKey> {
     Some(VirtualKey { address: ip_of(row.address), protocol: Protocol::from_number(row.protocol)?, port: row.port })
 }

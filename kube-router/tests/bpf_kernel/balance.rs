@@ -105,14 +105,22 @@ fn a_sweep_counts_each_connection_once_and_says_who_is_held() {
     let dataplane = Dataplane::load(&Options::default()).expect("load");
     let (tables, balance) = (dataplane.tables(), dataplane.balance());
     tables.ifaces.put(&7, &Iface { pod: 1, ..Iface::default() }).expect("interface");
+    // A machine that has just started has no time before this.
+    let now = now_s() + 100;
     let (client, server) = (Flow::FAST | Flow::NAT | Flow::FROM_POD, Flow::FAST | Flow::NAT);
     let add = |port, backend, state| {
         let (key, own) = flow(port, backend, client, state);
+        let own = Flow { last_seen_s: now, ..own };
         let far = Flow { to: key.peer, to_port: key.peer_port, flags: server, ..own };
         tables.flows.put(&key, &own).expect("flow");
         tables.flows.put(&key.turned(&own), &far).expect("flow");
         (key, own)
     };
+    let row = |flags| Backend { address: address("10.244.0.8"), port: 8080, flags, vip: 1 };
+    for (backend, flags) in [(4, 0), (5, Backend::LIVE | Backend::OPEN), (6, Backend::LIVE), (7, Backend::LIVE)] {
+        balance.backends.put(&backend, &row(flags)).expect("backend");
+    }
+    add(1_006, 4, Tcp::ESTABLISHED);
     add(1_000, 5, Tcp::SYN_SENT);
     add(1_001, 5, Tcp::ESTABLISHED);
     add(1_002, 5, Tcp::FIN_WAIT);
@@ -120,17 +128,17 @@ fn a_sweep_counts_each_connection_once_and_says_who_is_held() {
     let (over, old) = add(1_004, 7, Tcp::SYN_RECV);
     for key in [over, over.turned(&old)] {
         let flow = tables.flows.get(&key).expect("read").expect("there");
-        tables.flows.put(&key, &Flow { last_seen_s: now_s().saturating_sub(61), ..flow }).expect("flow");
+        tables.flows.put(&key, &Flow { last_seen_s: now - 61, ..flow }).expect("flow");
     }
     let (key, plain) = flow(1_005, 9, Flow::FAST | Flow::FROM_POD, Tcp::ESTABLISHED);
-    tables.flows.put(&key, &plain).expect("flow");
+    tables.flows.put(&key, &Flow { last_seen_s: now, ..plain }).expect("flow");
     for (backend, wrong) in [(5, 9), (6, 1), (7, 1), (8, -3), (9_000, 4), (9_001, 4)] {
         balance.actives.put(&backend, &wrong).expect("count");
     }
     let began = std::time::Instant::now();
-    let swept = tables.sweep_flows(balance, 9_001, now_s()).expect("sweep");
+    let swept = tables.sweep_flows(balance, 9_001, now).expect("sweep");
     println!("swept in {:?}", began.elapsed());
-    assert_eq!((swept.live, swept.over, swept.orphans), (9, 2, 0));
+    assert_eq!((swept.live, swept.over, swept.orphans), (9, 4, 0), "one is silent, the other's backend is gone");
     assert_eq!(swept.held, [5, 6].into(), "what closes is held, too; what goes to no service has no backend");
     let counted = balance.actives.nonzero(u32::MAX).expect("read");
     assert_eq!(counted, [(5, 2), (9_001, 4)].into(), "the last one is nobody's number");

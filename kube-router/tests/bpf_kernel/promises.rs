@@ -124,6 +124,10 @@ fn every_promise_is_kept() {
                     if kernel == twin_has { Ok(()) } else { Err(format!("active {kernel:?} instead of {twin_has:?}")) }
                 })
                 .and_then(|()| {
+                    let (kernel, twin) = (rig.vip_counts(&twin.backends), twin.vip_counts.clone());
+                    if kernel == twin { Ok(()) } else { Err(format!("counts {kernel:?} instead of {twin:?}")) }
+                })
+                .and_then(|()| {
                     let (kernel, twin) = (rig.drops(), twin.drops.clone());
                     if kernel == twin { Ok(()) } else { Err(format!("drops {kernel:?} instead of {twin:?}")) }
                 })

@@ -5,13 +5,16 @@
 //! when the same packet is run a second time, tells the note that was left.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
-use kube_router::apply::bpf::{Dataplane, Events, Options, Row, Table, now_s};
+use kube_router::{
+    apply::bpf::{Dataplane, Events, Options, Row, Table, now_s},
+    plan::balance::BalanceOrder,
+};
 use kube_router_common::{
-    balance::Backend,
+    balance::{Backend, VipCount},
     config::{DropKey, FragKey, FragPorts, Origin},
     event::EventHead,
     flow::{Flow, FlowKey},
@@ -260,6 +263,9 @@ impl Rig {
         for vip in self.wrote.vips.values().chain(tables.vips.values()) {
             balance.turns.put(&vip.id, &tables.turns.get(&vip.id).copied().unwrap_or_default()).expect("turn");
         }
+        for backend in self.wrote.backends.values().chain(tables.backends.values()) {
+            balance.carry_out(&BalanceOrder::ForgetVip(backend.vip)).expect("counts");
+        }
         fill(&maps.flows, &tables.flows);
         // Notes name pods that there are not, too.
         let counted: Vec<u32> = self.flow_counts().into_keys().chain(0..4).collect();
@@ -305,6 +311,13 @@ impl Rig {
     pub fn actives(&self, backends: &BTreeMap<u32, Backend>) -> BTreeMap<u32, i32> {
         let actives = |id| self.dataplane.balance().actives.get(id).expect("active").unwrap_or_default();
         backends.keys().map(|id| (*id, actives(id))).filter(|(_, count)| *count != 0).collect()
+    }
+
+    /// Of virtual servers that counted something.
+    pub fn vip_counts(&self, backends: &BTreeMap<u32, Backend>) -> BTreeMap<u32, VipCount> {
+        let vips: BTreeSet<u32> = backends.values().map(|backend| backend.vip).collect();
+        let counts = vips.into_iter().map(|vip| (vip, self.dataplane.balance().count(vip).expect("count")));
+        counts.filter(|(_, count)| *count != VipCount::default()).collect()
     }
 
     pub fn frags(&self) -> BTreeMap<FragKey, FragPorts> {

@@ -11,6 +11,7 @@ use std::{
 
 use kube_router::{
     apply::{IpvsPlane, OpFailure, ipvs::Ipvs},
+    compile::rings::DestinationList,
     desired::{Scheduler, Virtual, VirtualKey},
     objects::Protocol,
     plan::{IpvsOp, ObservedIpvs},
@@ -94,6 +95,10 @@ pub fn expected(ops: &[IpvsOp]) -> ObservedIpvs {
             }
             other => panic!("not an addition: {other:?}"),
         }
+    }
+    // A dump does not say which weight one had before it became 0.
+    for list in observed.lists.values_mut() {
+        *list = DestinationList::from_dump(list.as_slice().iter().map(|listed| (listed.destination, listed.weight)));
     }
     observed
 }

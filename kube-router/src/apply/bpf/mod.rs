@@ -83,6 +83,11 @@ pub enum BpfError {
 }
 
 impl BpfError {
+    /// Nothing is pinned in its place.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, BpfError::Map { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Has the map no room for the row?
     pub fn is_full(&self) -> bool {
         matches!(self, BpfError::Map { source, .. }

@@ -168,6 +168,7 @@ mod tests {
             map kr_services hash key 20 value 20 entries 131072 flags 0x1
             map kr_tails prog_array key 4 value 4 entries 7 flags 0x0
             map kr_turns array key 4 value 4 entries 65536 flags 0x0
+            map kr_vip_counts array key 4 value 40 entries 262144 flags 0x0
             map kr_vips hash key 20 value 24 entries 65536 flags 0x1
             program kr_answer_back SchedClassifier licence Dual MIT/GPL
             program kr_answer_in SchedClassifier licence Dual MIT/GPL

@@ -74,6 +74,7 @@ pub fn take_over_balance(old: &Path, to: &BalanceMaps) -> Result<(), BpfError> {
     copy_used(&from.backends, &to.backends)?;
     copy_used(&from.actives, &to.actives)?;
     copy_used(&from.turns, &to.turns)?;
+    copy_used(&from.vip_counts, &to.vip_counts)?;
     copy(&from.rings, &to.rings)?;
     // Last: whoever finds a row finds what it names.
     copy(&from.vips, &to.vips)

@@ -222,6 +222,22 @@ impl Table<u32, i32> {
     }
 }
 
+impl<V: Row> Table<u32, V> {
+    /// The first `end` rows of an array.
+    pub fn first(&self, end: u32) -> Result<Vec<(u32, V)>, BpfError> {
+        let mut rows = Vec::new();
+        self.each_while(|key, value| {
+            if key < end
+                && let Ok((value, _)) = V::read_from_prefix(value)
+            {
+                rows.push((key, value));
+            }
+            key < end
+        })?;
+        Ok(rows)
+    }
+}
+
 impl<K: Row> Table<K, Traffic> {
     /// A map with counters for every processor.
     pub(super) fn per_cpu(name: &'static str, fd: OwnedFd) -> Result<Self, BpfError> {

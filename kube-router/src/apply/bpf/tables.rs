@@ -8,6 +8,7 @@ use std::{
 
 use kube_router_common::{
     Traffic,
+    balance::Backend,
     config::{Config, DropKey, FragKey, FragPorts, Iface, Origin, RuleCount},
     flow::{ALL_PODS, Flow, FlowKey},
     names,
@@ -38,6 +39,7 @@ pub struct Tables {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     pub live: usize,
+    /// Silent for their time, or their service does not have the backend any more.
     pub over: usize,
     /// Of pods that are gone.
     pub orphans: usize,
@@ -97,11 +99,11 @@ impl Tables {
     }
 
     /// Removes flows that are over at `now_s` (seconds of CLOCK_MONOTONIC; [`now_s`]), and of pods that are gone; counts the
-    /// rest anew, for pods and for backends, whose numbers are below `backends`. What the programs touch between the reading and the removal is read once more; should one come back even
-    /// then, its next packet is judged anew.
-    pub fn sweep_flows(&self, balance: &BalanceMaps, backends: u32, now_s: u32) -> Result<Swept, BpfError> {
+    /// rest anew, for pods and for backends, whose numbers are below `end`. What the programs touch between the reading and
+    /// the removal is read once more; should one come back even then, its next packet is judged anew.
+    pub fn sweep_flows(&self, balance: &BalanceMaps, end: u32, now_s: u32) -> Result<Swept, BpfError> {
         let mut owned = Recount::begin(&self.flow_counts, u32::MAX)?;
-        let mut actives = Recount::begin(&balance.actives, backends)?;
+        let mut actives = Recount::begin(&balance.actives, end)?;
         let flows = self.flows.read_all()?;
         // After the flows: a pod's interface is here before its first flow.
         let owners = Owners::of(self.ifaces.read_all()?);
@@ -112,11 +114,18 @@ impl Tables {
             flow.is_over(key.protocol, now_s) && !(flow.is(Flow::FAST) && alive.contains(&key.turned(flow)))
         };
         let mut swept = Swept::default();
+        let mut backends = BTreeMap::new();
         for (key, flow) in flows {
+            let is_stranded = match flow.is(Flow::NAT) {
+                true => !has_backend(balance, &mut backends, flow.backend)?,
+                false => false,
+            };
             let again = |goes: &dyn Fn(&Flow) -> bool| -> Result<bool, BpfError> {
                 Ok(self.flows.get(&key)?.is_some_and(|flow| goes(&flow)))
             };
-            let (over, gone) = (|flow: &Flow| is_over(&key, flow), |flow: &Flow| owners.are_gone(&key, flow));
+            let strands = |now: &Flow| is_stranded && now.is(Flow::NAT) && now.backend == flow.backend;
+            let over = |flow: &Flow| is_over(&key, flow) || strands(flow);
+            let gone = |flow: &Flow| owners.are_gone(&key, flow);
             if over(&flow) && again(&over)? && self.flows.delete(&key)? {
                 swept.over += 1;
             } else if gone(&flow) && again(&gone)? && self.flows.delete(&key)? {
@@ -144,6 +153,16 @@ impl Tables {
         self.flows.read_all()?.iter().for_each(|(_, flow)| owned.add(flow.pod));
         correct_owned(owned)
     }
+}
+
+/// Do connections with this backend go on? What was read is in `known`.
+fn has_backend(balance: &BalanceMaps, known: &mut BTreeMap<u32, bool>, backend: u32) -> Result<bool, BpfError> {
+    if let Some(is_live) = known.get(&backend) {
+        return Ok(*is_live);
+    }
+    let is_live = balance.backends.get(&backend)?.is_some_and(|row| row.has(Backend::LIVE));
+    known.insert(backend, is_live);
+    Ok(is_live)
 }
 
 /// Of each pod, and of all.

@@ -135,6 +135,10 @@ pub struct FlowLine {
     /// Seconds without packets after which it ends.
     pub timeout_s: u32,
     pub marks: Vec<&'static str>,
+    /// Of a flow to a service, where the fast path chose: who answers.
+    pub backend: Option<SocketAddr>,
+    /// Of the same flow as the backend sees it: what the client called.
+    pub service: Option<SocketAddr>,
     pub rule: String,
     pub rule_number: u32,
 }
@@ -146,6 +150,7 @@ impl FlowLine {
         let marks = [
             (key.kind == FlowKey::BEHIND, "behind-service"),
             (flow.is(Flow::PENDING), "to-service"),
+            (key.kind == FlowKey::NET, "from-network"),
             (flow.is(Flow::FAST), "fast"),
             (!flow.is(Flow::REPLIED), "unreplied"),
             (flow.is(Flow::MASQUERADED), "masqueraded"),
@@ -154,6 +159,8 @@ impl FlowLine {
             (flow.generation != generation, "to-be-judged-again"),
             (flow.is_over(key.protocol, now_s), "over"),
         ];
+        let other = flow.is(Flow::NAT).then(|| SocketAddr::new(ip_of(flow.to), flow.to_port));
+        let (backend, service) = if flow.is(Flow::FROM_POD) { (other, None) } else { (None, other) };
         FlowLine {
             pod: names.pod(flow.pod),
             local: ip_of(key.local),
@@ -166,6 +173,8 @@ impl FlowLine {
             idle_s: now_s.saturating_sub(flow.last_seen_s),
             timeout_s: flow.timeout_s(key.protocol),
             marks: marks.into_iter().filter(|(is, _)| *is).map(|(_, mark)| mark).collect(),
+            backend,
+            service,
             rule: names.rule(flow.rule),
             rule_number: flow.rule,
         }
@@ -174,7 +183,7 @@ impl FlowLine {
 
 impl fmt::Display for FlowLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = |ip: IpAddr, port| std::net::SocketAddr::new(ip, port).to_string();
+        let end = |ip: IpAddr, port| SocketAddr::new(ip, port).to_string();
         let (local, peer) = (end(self.local, self.local_port), end(self.peer, self.peer_port));
         let (idle, ends) = (age(self.idle_s), age(self.timeout_s.saturating_sub(self.idle_s)));
         write!(
@@ -186,7 +195,9 @@ impl fmt::Display for FlowLine {
             self.state,
             self.rule,
             self.marks.join(" ")
-        )
+        )?;
+        let named = |word, end: &Option<SocketAddr>| end.map_or(String::new(), |end| format!(" {word} {end}"));
+        write!(f, "{}{}", named("backend", &self.backend), named("service", &self.service))
     }
 }
 
@@ -265,6 +276,22 @@ mod tests {
             line.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
             "web/front 10.1.0.1:80 10.1.0.2:34000 tcp peer syn-recv 1m40s 0s rule 12 unreplied to-be-judged-again over"
         );
+    }
+
+    #[test]
+    fn a_flow_on_the_fast_path_names_who_answers_and_what_was_called() {
+        let end = |address, port| (Address::from_v4(address), port);
+        let (client, service, backend) = (end([10, 1, 0, 1], 4000), end([10, 96, 0, 1], 80), end([10, 1, 0, 2], 8080));
+        let line = |local: (Address, u16), peer: (Address, u16), to: (Address, u16), flags| {
+            let (local, local_port, peer, peer_port) = (local.0, local.1, peer.0, peer.1);
+            let key = FlowKey { local, peer, local_port, peer_port, protocol: 17, ..FlowKey::default() };
+            let flags = Flow::FAST | Flow::NAT | Flow::REPLIED | flags;
+            let flow = Flow { pod: 7, flags, to: to.0, to_port: to.1, ..Flow::default() };
+            let line = FlowLine::new(&key, &flow, 0, 0, &names()).to_string();
+            line.split_once("fast").map(|(_, rest)| rest.to_owned())
+        };
+        assert_eq!(line(client, service, backend, Flow::FROM_POD).as_deref(), Some(" backend 10.1.0.2:8080"));
+        assert_eq!(line(backend, client, service, 0).as_deref(), Some(" service 10.96.0.1:80"));
     }
 
     /// docs/looking-at-policy.md shows a line of each.

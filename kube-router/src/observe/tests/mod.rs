@@ -23,7 +23,7 @@ use kube_router_common::{
 };
 
 use super::{
-    Metrics, Pulse, Query, Questions, ServiceRow, StatsSource, http,
+    Metrics, PathStats, Pulse, Query, Questions, ServiceRow, StatsSource, http,
     server::{Server, Wiring},
     socket as status_socket,
     table::tests::row,
@@ -45,7 +45,7 @@ enum Stats {
 }
 
 impl StatsSource for Stats {
-    fn server_stats(&mut self) -> Result<BTreeMap<VirtualKey, ServerStats>, PlaneError> {
+    fn server_stats(&mut self) -> Result<BTreeMap<VirtualKey, PathStats>, PlaneError> {
         match self {
             Stats::Counts => {}
             Stats::Fails => {
@@ -53,7 +53,8 @@ impl StatsSource for Stats {
             }
             Stats::Panics => panic!("on purpose"),
         }
-        let stats = ServerStats { connections: 42, ..ServerStats::default() };
+        let ipvs = ServerStats { connections: 42, ..ServerStats::default() };
+        let stats = PathStats { ipvs, ..PathStats::default() };
         Ok(BTreeMap::from([(key("10.96.1.1", 80), stats), (key("192.0.2.1", 25), stats)]))
     }
 }

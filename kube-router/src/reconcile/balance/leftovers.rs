@@ -43,9 +43,10 @@ impl Balancer {
         let rows: BTreeSet<u32> = tables.vips.values().map(|vip| vip.id).collect();
         for id in ids {
             let Some(backend) = tables.backends.get(id).copied().filter(|backend| backend.flags == 0) else { continue };
-            self.numbers.release(*id, &backend, rows.contains(&backend.vip));
+            let is_last = self.numbers.release(*id, &backend, rows.contains(&backend.vip));
             tables.carry_out(&BalanceOrder::ForgetBackend(*id));
             self.running.push_back(BalanceOrder::ForgetBackend(*id));
+            self.running.extend(is_last.then_some(BalanceOrder::ForgetVip(backend.vip)));
         }
         // Who found no number may find one now.
         self.stirred.extend(self.waiting.iter().take(RETRIES));
