@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{ANSWER, Cluster, FLAGS, PATIENCE};
+use common::{ANSWER, Cluster, FLAGS, IPVS, PATIENCE};
 use kube_router_tests::{
     agent::{self, Agent},
     lab::Pod,
@@ -147,7 +147,7 @@ fn an_end_leaves_the_dataplane_and_cleanup_takes_exactly_ours() {
     let mut flags = vec!["--cleanup-config", "--excluded-cidrs=198.18.0.0/15"];
     let manifests = cluster.manifests.flag();
     flags.push(&manifests);
-    flags.extend(FLAGS);
+    flags.extend(IPVS.iter().chain(&FLAGS));
     agent::run(&ns, &flags).unwrap();
     assert_eq!(oracle::ipvs_rules(&ns).unwrap(), ["-A -t 198.18.0.1:99 -s wlc"]);
     assert!(!oracle::addresses(&ns).unwrap().contains_key("kube-dummy-if"));

@@ -84,6 +84,8 @@ impl Agent {
         let (health, metrics) = (free_port()?, free_port()?);
         let child = Command::new(program)
             .args(["--run-router=false", "--run-firewall=false", "--run-service-proxy=true"])
+            // What is measured is the work for IPVS.
+            .arg("--service-fastpath=off")
             .args([format!("--master={url}"), "--cache-sync-timeout=15m".to_owned()])
             .arg(format!("--hostname-override={}", cluster::NODE))
             .args(["--health-addr=127.0.0.1".to_owned(), format!("--health-port={}", health.port())])

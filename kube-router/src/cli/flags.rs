@@ -245,7 +245,7 @@ flags! {
     }
     Policy {
         run_firewall "run-firewall", bool = "true", Works,
-            "Enforce NetworkPolicy.";
+            "Enforce NetworkPolicy. false: nothing is judged; the BPF programs are there for --service-fastpath alone.";
         iptables_sync_period "iptables-sync-period", GoDuration = "5m", Works,
             "Period of the full check of policies.";
         netpol_default_deny "netpol-default-deny", bool = "false", Works,
@@ -258,7 +258,8 @@ flags! {
             "Pods send from their own IP and hardware addresses only.";
         service_fastpath "service-fastpath", String = "auto", Works,
             "Hand TCP connections between pods of this node over at once, past bridge, netfilter and routing: auto (not at \
-             interfaces with shapers or filters of others, isolated ports or VLANs), on (there too) or off. What has begun goes on.";
+             interfaces with shapers or filters of others, isolated ports or VLANs), on (there too) or off. What has begun goes on. With --run-firewall=false: auto \
+             starts without where the BPF programs cannot be loaded, on does not start, off loads none.";
         netpol_max_flows "netpol-max-flows", u32 = "262144", Works,
             "Connections of local pods that are tracked at the same time, a pod's at most half of them; further ones that need it \
              are refused.";

@@ -74,7 +74,8 @@ pub struct Retirement {
 impl Retirement {
     /// Puts it out of force at once. `None`: there is nothing to wait for.
     fn begin(pins: &Path) -> Option<Self> {
-        if !pins.exists() || is_retired(pins, true) {
+        // A directory elsewhere was never ours.
+        if !pins.exists() || !bpffs::is_bpffs(pins) || is_retired(pins, true) {
             return None;
         }
         let pins = pins.to_owned();

@@ -12,8 +12,8 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
     #[error(
-        "there are no tables of network policy in {}: they are made when kube-router starts with --run-firewall on this \
-         node, and stay when it ends. In a container /sys/fs/bpf must be the node's; --maps names another place",
+        "there are no tables of network policy in {}: they are made when kube-router starts with --run-firewall, or for \
+         the service fast path, on this node, and stay when it ends. In a container /sys/fs/bpf must be the node's; --maps names another place",
         .0.display()
     )]
     Missing(PathBuf),

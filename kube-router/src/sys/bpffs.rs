@@ -49,7 +49,7 @@ fn make(directory: &Path) -> Result<(), BpffsError> {
 }
 
 /// Judged by the nearest directory that is there.
-fn is_bpffs(directory: &Path) -> bool {
+pub fn is_bpffs(directory: &Path) -> bool {
     let there = directory.ancestors().find(|path| path.exists());
     there.and_then(|path| statfs(path).ok()).is_some_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }

@@ -24,9 +24,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// For one answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
 
+/// IPVS alone: what is asked here is what it does, with its schedulers, its connections and its counters.
+pub const IPVS: [&str; 2] = ["--run-firewall=false", "--service-fastpath=off"];
+
 /// Flags of every agent here. The router's flag is left alone, so that masquerading spares pods as it does beside routing.
-pub const FLAGS: [&str; 5] = [
-    "--run-firewall=false",
+pub const FLAGS: [&str; 4] = [
     "--enable-ipv6",
     "--service-cluster-ip-range=10.96.0.0/12,fd00:10:96::/112",
     "--service-external-ip-range=203.0.113.0/25,2001:db8:113::/64",
@@ -117,25 +119,25 @@ impl Cluster {
 
     /// Starts an agent on each of these nodes and waits until all are ready.
     pub fn start(&mut self, nodes: &[usize], flags: &[&str]) {
-        self.launch(nodes, flags, |_| Vec::new());
+        self.launch(nodes, &[&IPVS[..], flags].concat());
     }
 
-    /// The same, with policy, and services past IPVS where that can be.
+    /// The same with services past IPVS where that can be, in the place of such agents that ran before.
     pub fn start_fast(&mut self, nodes: &[usize], flags: &[&str]) {
         let pods: Vec<_> = self.lab.pods().map(|pod| objects::pod(pod, serde_json::json!({}))).collect();
         self.manifests.put("pods", &pods).unwrap();
-        let pins: Vec<Pins> = nodes.iter().map(|_| Pins::new().unwrap()).collect();
-        self.launch(nodes, flags, |at| vec!["--run-firewall=true".to_owned(), pins[at].flag()]);
-        self.pins.extend(pins);
+        self.agents.clear();
+        self.pins.resize_with(nodes.len(), || Pins::new().unwrap());
+        self.launch(nodes, flags);
     }
 
-    fn launch(&mut self, nodes: &[usize], flags: &[&str], own: impl Fn(usize) -> Vec<String>) {
+    fn launch(&mut self, nodes: &[usize], flags: &[&str]) {
         let manifests = self.manifests.flag();
         let start = |(at, number): (usize, &usize)| {
-            let own = own(at);
+            let pins = self.pins.get(at).map(Pins::flag);
             let mut all: Vec<&str> = vec![&manifests];
-            all.extend(FLAGS.iter().filter(|flag| own.is_empty() || !flag.starts_with("--run-firewall")));
-            all.extend(own.iter().map(String::as_str));
+            all.extend(FLAGS);
+            all.extend(pins.as_deref());
             all.extend(flags);
             Agent::start(&self.node(*number).ns, &format!("n{number}"), &all).unwrap()
         };

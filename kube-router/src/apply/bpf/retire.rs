@@ -12,7 +12,10 @@ use kube_router_common::{
     policy::{Address, PodGroups, ServiceKey},
 };
 
-use super::{BalanceMaps, BpfError, Tables, now_s, stale::remove_schema};
+use super::{
+    BalanceMaps, BpfError, Tables, now_s,
+    stale::{remove_schema, schemas},
+};
 use crate::compile::interfaces::NOWHERE;
 
 /// Puts what is pinned below `base` out of force, and takes away what no flow needs. Returns how many flows need the rest; 0:
@@ -21,9 +24,8 @@ use crate::compile::interfaces::NOWHERE;
 /// # Errors
 /// Something may be in force still.
 pub fn retire(base: &Path) -> Result<usize, BpfError> {
-    let Ok(schemas) = fs::read_dir(base) else { return Ok(0) };
     let mut flows = 0;
-    for schema in schemas.flatten().map(|schema| schema.path()) {
+    for schema in schemas(base) {
         let needed_by = match Tables::open(&schema) {
             Ok(tables) => disarm(&schema, &tables)?,
             // Another schema's, or a part only: nobody can tell it what to do.
@@ -35,7 +37,8 @@ pub fn retire(base: &Path) -> Result<usize, BpfError> {
         flows += needed_by;
     }
     if flows == 0 {
-        fs::remove_dir(base).map_err(|source| BpfError::Pin { path: base.to_owned(), source })?;
+        // With something of others in it, it stays.
+        let _ = fs::remove_dir(base);
     }
     Ok(flows)
 }

@@ -1,6 +1,9 @@
 //! Pins that nothing needs any more: of interfaces that are gone, and of agents with another schema.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use kube_router_common::{config::Iface, names};
 use tracing::{info, warn};
@@ -25,18 +28,22 @@ pub fn remove_links(root: &Path, is_there: impl Fn(u32) -> bool) {
 /// Removes what agents of other schemas pinned, links first: by now this schema's programs judge every packet.
 pub fn remove_other_schemas(base: &Path) {
     let ours = root(base);
-    let Ok(schemas) = fs::read_dir(base) else { return };
-    for schema in schemas.flatten().map(|schema| schema.path()) {
-        let name = schema.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_schema = name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
-        if !is_schema || schema == ours {
-            continue;
-        }
+    for schema in schemas(base).into_iter().filter(|schema| *schema != ours) {
         match remove_tree(&schema.join(LINKS)).and_then(|()| remove_tree(&schema)) {
             Ok(()) => info!(pins = %schema.display(), "removed what an agent of another schema left"),
             Err(error) => warn!(pins = %schema.display(), %error, "not removed"),
         }
     }
+}
+
+/// What agents of all schemas pinned below `base`; nothing else that may be there.
+pub fn schemas(base: &Path) -> Vec<PathBuf> {
+    let is_schema = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_schema).collect()
 }
 
 /// A BPF file system knows no recursive removal; neither would a link into somewhere else be followed.
@@ -62,10 +69,12 @@ fn remove_tree(directory: &Path) -> std::io::Result<()> {
 /// # Errors
 /// The first thing that could not be taken away; the rest was tried.
 pub fn remove_all(base: &Path) -> Result<usize, BpfError> {
-    let Ok(schemas) = fs::read_dir(base) else { return Ok(0) };
+    if !base.exists() {
+        return Ok(0);
+    }
     let (mut interfaces, mut failed) = (0, None);
-    for schema in schemas.flatten() {
-        match remove_schema(&schema.path()) {
+    for schema in schemas(base) {
+        match remove_schema(&schema) {
             Ok(count) => interfaces += count,
             Err(error) => failed = failed.or(Some(error)),
         }

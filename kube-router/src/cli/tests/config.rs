@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::*;
 use crate::{
     apply::IpvsTimeouts,
-    config::{HttpConfig, ProxyConfig, Source},
+    config::{Demand, FirewallConfig, HttpConfig, ProxyConfig, Source},
 };
 
 fn nets(items: &[&str]) -> Vec<IpNet> {
@@ -80,6 +80,33 @@ fn every_switch_of_the_proxy() {
         },
     };
     assert_eq!(config.proxy, proxy);
+}
+
+#[test]
+fn whether_programs_are_needed_is_one_thing_and_whether_policy_is_enforced_another() {
+    for (line, demand, enforced) in [
+        ("", Demand::Required, true),
+        ("--service-fastpath=off", Demand::Required, true),
+        ("--run-service-proxy=false --service-fastpath=off", Demand::Required, true),
+        ("--run-firewall=false", Demand::Wanted, false),
+        ("--run-firewall=false --masquerade-all", Demand::Wanted, false),
+        ("--run-firewall=false --service-fastpath=on", Demand::Required, false),
+        ("--run-firewall=false --service-fastpath=off", Demand::None, false),
+    ] {
+        let config = run(line);
+        assert_eq!((config.programs.demand, config.firewall.enabled), (demand, enforced), "{line}");
+    }
+    // What only policy asks for is not there without it; where programs are pinned always is.
+    let config = run("--run-firewall=false --netpol-default-deny --netpol-reject=drop --netpol-keep-established \
+                      --bpf-directory=/sys/fs/bpf/here");
+    assert_eq!(config.firewall, FirewallConfig::off());
+    assert_eq!(config.programs.pins, PathBuf::from("/sys/fs/bpf/here"));
+    // Their flags are judged where they have a use.
+    for flag in ["--service-fastpath=maybe", "--netpol-max-pods=1", "--bpf-directory=here"] {
+        let (code, text) = refused(&format!("--run-firewall=false {flag}"));
+        assert!(code == 1 && text.contains(flag.split('=').next().unwrap()), "{text}");
+    }
+    run("--run-firewall=false --service-fastpath=off --netpol-max-pods=1");
 }
 
 #[test]

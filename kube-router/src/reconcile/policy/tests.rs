@@ -11,7 +11,7 @@ use crate::{
     apply::{PolicyPlane, fake_policy::FakePolicy},
     compile::{
         links::{Device, PodLink},
-        policy::address_of,
+        policy::{PROGRAM_KINDS, address_of},
     },
     config::{FirewallConfig, ProgramsConfig, ProxyConfig},
     objects::{
@@ -194,6 +194,44 @@ fn a_restart_writes_nothing() {
     let numbered = again.reconciler.enforcer().expect("on").compiled();
     let web = numbered.pods().find(|(key, _)| &*key.name == "web").expect("web").1;
     assert_eq!(again.row(11).map(|row| row.pod), Some(web));
+}
+
+/// The programs are there for services: they know who is where, and judge nothing, whatever an older agent had in force.
+#[test]
+fn where_policy_is_not_enforced_pods_are_published_and_nobody_is_shut() {
+    let kernel = FakePolicy::default();
+    let isolated = || {
+        let state = kernel.0.borrow();
+        state.kernel.tables.pods.values().filter(|groups| **groups != PodGroups::default()).count()
+    };
+    let mut policed = two_pods(&kernel);
+    // One that hides, so that another one's interface is shut.
+    policed.put_link(link(13, &[])).send([pod("shy", Some("10.1.0.19")), isolate("shy")]).complete().settle();
+    assert_eq!((isolated(), policed.owner("10.1.0.19")), (2, Some(0)));
+    assert_ne!(policed.row(13).map(|row| row.flags), Some(0));
+
+    let mut rig = Rig::new(&kernel, FirewallConfig::off());
+    rig.put_link(link(14, &["10.1.0.14"]));
+    rig.send([node(), isolate("web"), isolate("shy"), pod("web", Some("10.1.0.11")), pod("free", Some("10.1.0.12"))]);
+    rig.send([pod("shy", Some("10.1.0.19"))]);
+    // Nobody waits for policies, which may be forbidden.
+    rig.send(PROGRAM_KINDS.map(ObjectEvent::RelistDone)).settle();
+    assert!(rig.reconciler.is_ready() && rig.reasons().is_empty(), "{:?}", rig.reasons());
+    assert_eq!((rig.owner("10.1.0.11"), rig.owner("10.1.0.12"), rig.owner("10.1.0.19")), (Some(11), Some(12), None));
+    let open = Iface::PUBLISHED | Iface::DIRECT;
+    let flags = [11, 12, 13, 14].map(|index| rig.row(index).map(|row| row.flags));
+    assert_eq!(flags, [Some(open), Some(open), Some(0), Some(0)]);
+    assert_eq!(isolated(), 0);
+    {
+        let state = kernel.0.borrow();
+        assert_eq!(state.kernel.settings.flags, Config::NO_ANTISPOOF | Config::FAST | Config::FAST_FLOWS);
+        assert!(state.kernel.tables.rows.is_empty());
+    }
+    rig.send([isolate("free")]).settle();
+    assert_eq!(isolated(), 0);
+    // And back.
+    two_pods(&kernel).complete().settle();
+    assert_eq!(isolated(), 1);
 }
 
 #[test]
