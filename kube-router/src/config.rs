@@ -145,24 +145,14 @@ impl Default for FirewallConfig {
 /// What network policy and the service fast path share: the BPF programs and their tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramsConfig {
-    pub demand: Demand,
+    /// An agent without them does not start.
+    pub needed: bool,
     /// `--service-fastpath`
     pub fastpath: Fastpath,
     /// `--bpf-directory`: where maps, programs and links are pinned.
     pub pins: PathBuf,
     /// `--netpol-max-flows` and its like.
     pub sizes: Sizes,
-}
-
-/// Are the programs to be there?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// Nothing that runs has a use for them.
-    None,
-    /// For the service fast path, whose services work without it, too.
-    Wanted,
-    /// For policy, or as `--service-fastpath=on` says: an agent without them does not start.
-    Required,
 }
 
 /// Do packets to a pod of this node take the short way, past the stack?
@@ -179,7 +169,7 @@ impl Default for ProgramsConfig {
     /// As policy needs them.
     fn default() -> Self {
         ProgramsConfig {
-            demand: Demand::Required,
+            needed: true,
             fastpath: Fastpath::Auto,
             pins: PathBuf::from("/sys/fs/bpf/kube-router"),
             sizes: Sizes::default(),

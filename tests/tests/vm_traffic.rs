@@ -87,7 +87,7 @@ fn every_address_kind_protocol_family_client_and_policy_past_ipvs() {
         everybody_asks_everything("past", |cluster| cluster.start_fast(&[1, 2], &["--run-firewall=true"]));
     expect_fast(&cluster);
     // Agents that enforce no policy take the tables over; whoever asks from a pod is asked for again.
-    cluster.start_fast(&[1, 2], &["--run-firewall=false"]);
+    cluster.start_fast(&[1, 2], &["--run-firewall=false", "--service-fastpath=on"]);
     let before: Vec<HashSet<FlowKey>> = cluster.pins.iter().map(|pins| flows(pins).into_keys().collect()).collect();
     ask_everything(&cluster, &["local pod", "remote pod"]);
     for (pins, before) in cluster.pins.iter().zip(before) {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     apply::IpvsTimeouts,
-    config::{Config, Demand, Fastpath, FirewallConfig, HttpConfig, ProgramsConfig, ProxyConfig, Source},
+    config::{Config, Fastpath, FirewallConfig, HttpConfig, ProgramsConfig, ProxyConfig, Source},
 };
 
 /// Builds the configuration. Does not ask whether the source can be reached (see [`in_cluster`]).
@@ -145,11 +145,8 @@ fn programs(flags: &Flags) -> ProgramsConfig {
         _ => Fastpath::Auto,
     };
     ProgramsConfig {
-        demand: match (flags.run_firewall, flags.run_service_proxy, fastpath) {
-            (true, _, _) | (_, true, Fastpath::On) => Demand::Required,
-            (_, true, Fastpath::Auto) => Demand::Wanted,
-            (_, true, Fastpath::Off) | (_, false, _) => Demand::None,
-        },
+        // Whoever else enforces policy may do it in netfilter, which the fast path goes past: it has to be asked for.
+        needed: flags.run_firewall || (flags.run_service_proxy && fastpath == Fastpath::On),
         fastpath,
         pins: PathBuf::from(&flags.bpf_directory),
         sizes: Sizes {

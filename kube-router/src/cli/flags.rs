@@ -257,9 +257,9 @@ flags! {
         netpol_anti_spoofing "netpol-anti-spoofing", bool = "true", Works,
             "Pods send from their own IP and hardware addresses only.";
         service_fastpath "service-fastpath", String = "auto", Works,
-            "Hand TCP connections between pods of this node over at once, past bridge, netfilter and routing: auto (not at \
-             interfaces with shapers or filters of others, isolated ports or VLANs), on (there too) or off. What has begun goes on. With --run-firewall=false: auto \
-             starts without where the BPF programs cannot be loaded, on does not start, off loads none.";
+            "Send what pods send to services and to pods of this node past IPVS, bridge and netfilter: auto (with --run-firewall; \
+             not at interfaces with shapers or filters of others, isolated ports or VLANs), on (in any case) or off. What has \
+             begun goes on.";
         netpol_max_flows "netpol-max-flows", u32 = "262144", Works,
             "Connections of local pods that are tracked at the same time, a pod's at most half of them; further ones that need it \
              are refused.";

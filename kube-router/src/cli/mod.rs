@@ -50,7 +50,7 @@ use later::Notice;
 use logging::Verbosity;
 use validate::StartError;
 
-use crate::config::{Config, Demand};
+use crate::config::Config;
 
 /// Environment variables by name.
 pub type Env = BTreeMap<String, String>;
@@ -211,7 +211,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, env: &Env, facts: &Facts)
         configure::in_cluster(&flags, env)?;
     }
     let config = Box::new(configure::config(&flags, env, facts)?);
-    startable(&flags, config.programs.demand)?;
+    startable(&flags, &config)?;
     let command = match form {
         Form::Agent => Command::Run(config),
         Form::Plan => Command::Plan { config, output },
@@ -225,11 +225,12 @@ fn start<T>(text: impl Into<String>) -> Result<T, CliError> {
 }
 
 /// Values of the functions that are switched on, then functions that are not there yet, then whether any is left.
-fn startable(flags: &Flags, programs: Demand) -> Result<(), CliError> {
+fn startable(flags: &Flags, config: &Config) -> Result<(), CliError> {
     if flags.run_firewall {
         validate::firewall(flags)?;
     }
-    if programs != Demand::None {
+    validate::fastpath(flags)?;
+    if config.programs.needed {
         validate::programs(flags)?;
     }
     if flags.run_router {

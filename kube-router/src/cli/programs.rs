@@ -1,4 +1,4 @@
-//! The BPF programs at the start of the agent: loaded as the configuration demands, or what an older agent left is retired.
+//! The BPF programs at the start of the agent: loaded where the configuration needs them; else what an older agent left is retired.
 
 use std::{path::Path, sync::mpsc as std_mpsc, thread, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
         PolicyPlane,
         bpf::{self, KernelPolicy},
     },
-    config::{Demand, ProgramsConfig},
+    config::ProgramsConfig,
     reconcile::balance::{Sweep, Sweeping},
     sys::bpffs,
 };
@@ -30,35 +30,13 @@ pub struct Programs {
     pub retirement: Option<Retirement>,
 }
 
-impl Programs {
-    fn without(config: &ProgramsConfig) -> Self {
-        Programs { retirement: Retirement::begin(&config.pins), ..Programs::default() }
-    }
-}
-
 /// # Errors
-/// They are required, and cannot be had.
+/// They are needed, and cannot be had.
 pub fn load(config: &ProgramsConfig, tell: mpsc::Sender<Sweep>, wanted: watch::Receiver<Sweeping>) -> Result<Programs> {
-    match config.demand {
-        Demand::None => Ok(Programs::without(config)),
-        Demand::Required => open(config, tell, wanted),
-        Demand::Wanted => open(config, tell, wanted).or_else(|error| {
-            warn!(
-                cause = format!("{error:#}"),
-                "no service fast path: IPVS alone serves. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, a kernel of at least \
-                 5.11 with type information (BTF), and the host's BPF file system at /sys/fs/bpf; --service-fastpath=off asks \
-                 for none of it"
-            );
-            Ok(Programs::without(config))
-        }),
+    if !config.needed {
+        return Ok(Programs { retirement: Retirement::begin(&config.pins), ..Programs::default() });
     }
-}
-
-fn open(config: &ProgramsConfig, tell: mpsc::Sender<Sweep>, wanted: watch::Receiver<Sweeping>) -> Result<Programs> {
-    match config.demand {
-        Demand::Required => bpffs::ensure(&config.pins)?,
-        Demand::Wanted | Demand::None => bpffs::find(&config.pins)?,
-    }
+    bpffs::ensure(&config.pins)?;
     let mut plane = KernelPolicy::open(&config.pins, bpf::entries(&config.sizes))?;
     let records = plane.dataplane().take_events()?;
     let sweeper = Sweeper::start(config, tell, wanted)?;

@@ -178,7 +178,7 @@ fn reconcile(
     // Why there are no programs is said in terms of what was asked for.
     let hint = match config.firewall.enabled {
         true => "network policy cannot be enforced (--run-firewall=false starts without it)",
-        false => "the service fast path cannot be had (--service-fastpath=auto starts without it)",
+        false => "the service fast path cannot be had (without --service-fastpath=on the agent starts without it)",
     };
     let programs = programs::load(&config.programs, tell, outputs.sweeping.subscribe()).context(hint)?;
     let Programs { plane, records, sweeper, retirement } = programs;

@@ -45,11 +45,16 @@ pub fn firewall(flags: &Flags) -> Result<(), StartError> {
     }
 }
 
+/// Whether there are programs may hang on it.
+pub fn fastpath(flags: &Flags) -> Result<(), StartError> {
+    match &*flags.service_fastpath {
+        "auto" | "on" | "off" => Ok(()),
+        other => failed(format!("--service-fastpath must be auto, on or off, got '{other}'")),
+    }
+}
+
 /// The flags of the BPF programs, which policy and the service fast path share.
 pub fn programs(flags: &Flags) -> Result<(), StartError> {
-    if !matches!(&*flags.service_fastpath, "auto" | "on" | "off") {
-        return failed(format!("--service-fastpath must be auto, on or off, got '{}'", flags.service_fastpath));
-    }
     within("netpol-max-flows", flags.netpol_max_flows.into(), 1_024, 16_777_216)?;
     // A pod's number must fit what a packet can be noted with.
     within("netpol-max-pods", flags.netpol_max_pods.into(), 16, kube_router_common::policy::MAX_PODS.into())?;

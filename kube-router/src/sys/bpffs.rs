@@ -35,16 +35,6 @@ pub fn ensure(directory: &Path) -> Result<(), BpffsError> {
             .map_err(|errno| BpffsError::Mount(errno.into()))?;
         tracing::info!(at = USUAL, "BPF file system mounted");
     }
-    make(directory)
-}
-
-/// Makes the directory in one that is mounted. One of our own in a container would go with the container, and all that lives on
-/// what is pinned there.
-pub fn find(directory: &Path) -> Result<(), BpffsError> {
-    if is_bpffs(directory) { make(directory) } else { Err(BpffsError::Elsewhere(directory.to_owned())) }
-}
-
-fn make(directory: &Path) -> Result<(), BpffsError> {
     std::fs::create_dir_all(directory).map_err(|source| BpffsError::Path { path: directory.to_owned(), source })
 }
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::*;
 use crate::{
     apply::IpvsTimeouts,
-    config::{Demand, FirewallConfig, HttpConfig, ProxyConfig, Source},
+    config::{FirewallConfig, HttpConfig, ProxyConfig, Source},
 };
 
 fn nets(items: &[&str]) -> Vec<IpNet> {
@@ -84,17 +84,16 @@ fn every_switch_of_the_proxy() {
 
 #[test]
 fn whether_programs_are_needed_is_one_thing_and_whether_policy_is_enforced_another() {
-    for (line, demand, enforced) in [
-        ("", Demand::Required, true),
-        ("--service-fastpath=off", Demand::Required, true),
-        ("--run-service-proxy=false --service-fastpath=off", Demand::Required, true),
-        ("--run-firewall=false", Demand::Wanted, false),
-        ("--run-firewall=false --masquerade-all", Demand::Wanted, false),
-        ("--run-firewall=false --service-fastpath=on", Demand::Required, false),
-        ("--run-firewall=false --service-fastpath=off", Demand::None, false),
+    for (line, needed, enforced) in [
+        ("", true, true),
+        ("--service-fastpath=off", true, true),
+        ("--run-service-proxy=false --service-fastpath=off", true, true),
+        ("--run-firewall=false", false, false),
+        ("--run-firewall=false --service-fastpath=on", true, false),
+        ("--run-firewall=false --service-fastpath=off", false, false),
     ] {
         let config = run(line);
-        assert_eq!((config.programs.demand, config.firewall.enabled), (demand, enforced), "{line}");
+        assert_eq!((config.programs.needed, config.firewall.enabled), (needed, enforced), "{line}");
     }
     // What only policy asks for is not there without it; where programs are pinned always is.
     let config = run("--run-firewall=false --netpol-default-deny --netpol-reject=drop --netpol-keep-established \
@@ -102,11 +101,12 @@ fn whether_programs_are_needed_is_one_thing_and_whether_policy_is_enforced_anoth
     assert_eq!(config.firewall, FirewallConfig::off());
     assert_eq!(config.programs.pins, PathBuf::from("/sys/fs/bpf/here"));
     // Their flags are judged where they have a use.
-    for flag in ["--service-fastpath=maybe", "--netpol-max-pods=1", "--bpf-directory=here"] {
-        let (code, text) = refused(&format!("--run-firewall=false {flag}"));
+    for flag in ["--netpol-max-pods=1", "--bpf-directory=here"] {
+        let (code, text) = refused(&format!("--run-firewall=false --service-fastpath=on {flag}"));
         assert!(code == 1 && text.contains(flag.split('=').next().unwrap()), "{text}");
+        run(&format!("--run-firewall=false {flag}"));
     }
-    run("--run-firewall=false --service-fastpath=off --netpol-max-pods=1");
+    assert!(refused("--run-firewall=false --service-fastpath=maybe").1.contains("--service-fastpath"));
 }
 
 #[test]

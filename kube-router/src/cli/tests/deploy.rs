@@ -4,10 +4,7 @@ use k8s_openapi::api::{apps::v1::DaemonSet, rbac::v1::ClusterRole};
 use serde_json::Value;
 
 use super::*;
-use crate::{
-    config::{Demand, Source},
-    objects::Kind,
-};
+use crate::{config::Source, objects::Kind};
 
 const NAMES: [&str; 2] = ["kube-router", "kube-router-policy"];
 
@@ -56,9 +53,7 @@ fn arguments_start() {
     let (config, mounts) = agent("kube-router");
     assert!(config.proxy.enabled && config.proxy.masquerade_all && !config.firewall.enabled);
     let Source::Kubernetes { kubeconfig: Some(kubeconfig), master: None } = &config.source else { panic!() };
-    // So that services may take the fast path.
-    assert_eq!(config.programs.demand, Demand::Wanted);
-    for path in [kubeconfig, &config.socket, &"/lib/modules".into(), &config.programs.pins] {
+    for path in [kubeconfig, &config.socket, &"/lib/modules".into()] {
         assert!(is_mounted(&mounts, path), "{}", path.display());
     }
 }
