@@ -81,6 +81,7 @@ pub fn slice(number: u32, endpoints: u32) -> ObjectEvent {
             serving: true,
             terminating: false,
             node: Some(node_of(pod).into()),
+            hints: None,
         }
     };
     ObjectEvent::Applied(Object::EndpointSlice(EndpointSlice {
@@ -100,6 +101,7 @@ pub fn events(services: u32) -> impl Iterator<Item = ObjectEvent> {
         key: ObjectKey::cluster(NODE),
         internal_ips: vec![NODE_ADDRESS.into()],
         external_ips: Vec::new(),
+        zone: None,
         pod_cidrs: Vec::new(),
         annotations: Default::default(),
     }));

@@ -37,7 +37,7 @@ use crate::{
         sysctl::ProcSysctl,
     },
     cni::server::{self, CniServer},
-    compile::balance::FastPath,
+    compile::balance::{FastPath, Why},
     config::{Config, Fastpath, Source},
     desired::VirtualKey,
     objects::ObjectEvent,
@@ -195,7 +195,11 @@ fn reconcile(
         Reconciler::new(config.proxy.clone(), &config.node_name, config.cache_sync_timeout, clock::uptime_ms());
     if has_programs {
         reconciler = reconciler.with_programs(&config.programs, config.firewall.clone()).with_fast_path(FastPath {
-            on: config.programs.fastpath != Fastpath::Off && !config.proxy.masquerade_all,
+            off: match config.programs.fastpath {
+                Fastpath::Off => Some(Why::Off),
+                _ if config.proxy.masquerade_all => Some(Why::Masqueraded),
+                _ => None,
+            },
             tables: scheduler_tables(),
         });
     }

@@ -16,8 +16,8 @@ use std::{
 };
 
 use crate::objects::{
-    ClusterNetworkPolicy, EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectEvent, ObjectKey, Pod,
-    Service,
+    ClusterNetworkPolicy, EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectEvent, ObjectKey, Place,
+    Pod, Service,
 };
 use pods::Pods;
 use relist::Relist;
@@ -385,6 +385,12 @@ impl ClusterState {
 
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// Where a node is; nowhere, if it is not known which.
+    pub fn place<'a>(&'a self, node: Option<&'a str>) -> Place<'a> {
+        let zone = node.and_then(|name| self.node(name)).and_then(|node| node.zone.as_deref());
+        Place { node: node.unwrap_or_default(), zone }
     }
 
     pub fn node(&self, name: &str) -> Option<&Node> {

@@ -18,6 +18,7 @@ fn slice(name: &str, service: Option<&str>, ip: [u8; 4]) -> EndpointSlice {
             serving: true,
             terminating: false,
             node: Some("n1".into()),
+            hints: None,
         }],
         bad_addresses: Vec::new(),
     }

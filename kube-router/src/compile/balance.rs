@@ -21,8 +21,8 @@ use crate::{
 /// What holds for all virtual servers of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FastPath {
-    /// `--service-fastpath`
-    pub on: bool,
+    /// All is IPVS's.
+    pub off: Option<Why>,
     /// Of the running kernel; `None`: not known.
     pub tables: Option<Tables>,
 }
@@ -38,11 +38,15 @@ pub enum Path {
 /// Why a virtual server is IPVS's alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// By flag.
+    /// By flag `--service-fastpath`, or without programs.
     Off,
+    /// Pods keep their addresses on the fast path: flag `--masquerade-all`.
+    Masqueraded,
     /// By annotation.
     Refused,
     Protocol,
+    /// A client that IPVS knows keeps its destination.
+    Affinity,
     /// Not in the kernel, or not for long.
     Missing,
     /// Somebody else's scheduler, or options that we never ask for.
@@ -66,8 +70,10 @@ impl fmt::Display for Path {
         };
         match why {
             Why::Off => f.write_str("IPVS: the fast path is off"),
+            Why::Masqueraded => f.write_str("IPVS: --masquerade-all"),
             Why::Refused => write!(f, "IPVS: annotation {}", annotations::FASTPATH),
             Why::Protocol => f.write_str("IPVS: SCTP"),
+            Why::Affinity => f.write_str("IPVS: session affinity"),
             Why::Missing => f.write_str("IPVS: not there yet"),
             Why::Scheduler => f.write_str("IPVS: changed by somebody else"),
             Why::Forwarding => f.write_str("IPVS: a destination is not plain NAT"),
@@ -97,14 +103,17 @@ pub fn compile_ring(
     wanted: bool,
     fast: &FastPath,
 ) -> Result<Ring, Why> {
-    if !fast.on {
-        return Err(Why::Off);
+    if let Some(why) = fast.off {
+        return Err(why);
     }
     if !wanted {
         return Err(Why::Refused);
     }
     if key.protocol == Protocol::Sctp {
         return Err(Why::Protocol);
+    }
+    if server.persistence_s.is_some() {
+        return Err(Why::Affinity);
     }
     if list.iter().any(|listed| i32::try_from(listed.weight).is_err()) {
         return Err(Why::Forwarding);
@@ -137,7 +146,6 @@ pub fn compile_ring(
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     let falls_back = server.scheduler == Scheduler::Mh && server.sched_flags & FLAG_SCHED_1 != 0;
     let vip = Vip {
-        affinity_s: server.persistence_s.unwrap_or(0),
         scheduler,
         flags: flag(hashes_port(server.scheduler, server.sched_flags), Vip::HASH_PORT)
             | flag(falls_back, Vip::MH_FALLBACK),

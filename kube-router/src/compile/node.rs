@@ -11,7 +11,7 @@ use super::{Problem, Subject};
 use crate::{
     config::ProxyConfig,
     desired::{Ruleset, firewall::Masquerade},
-    objects::{Kind, Node, ObjectKey, Service, annotations},
+    objects::{Kind, Node, ObjectKey, Place, Service, annotations},
 };
 
 /// Our node, digested. Equal views compile every service equally.
@@ -22,6 +22,8 @@ pub struct NodeView {
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
     pub pod_cidrs: BTreeSet<IpNet>,
+    /// Where endpoints are near, if its label says so.
+    pub zone: Option<Box<str>>,
     /// Addresses of every interface but kube-dummy-if: (interface name, address).
     pub host_addresses: BTreeSet<(Box<str>, IpAddr)>,
 }
@@ -30,6 +32,11 @@ impl NodeView {
     /// A Node object has told something once.
     fn is_known(&self) -> bool {
         self.ipv4.is_some() || self.ipv6.is_some() || !self.pod_cidrs.is_empty()
+    }
+
+    /// Where its endpoints and those of its zone are.
+    pub fn place(&self) -> Place<'_> {
+        Place { node: &self.name, zone: self.zone.as_deref() }
     }
 
     /// The node's address of the same family as `like`.
@@ -59,7 +66,7 @@ impl NodeView {
 
     /// Which services compile differently on this view than on `before`.
     pub fn services_concerned(&self, before: &NodeView, config: &ProxyConfig) -> impl Fn(&Service) -> bool + use<> {
-        let all = (&self.name, self.ipv4, self.ipv6) != (&before.name, before.ipv4, before.ipv6)
+        let all = (&self.name, self.ipv4, self.ipv6, &self.zone) != (&before.name, before.ipv4, before.ipv6, &before.zone)
             // An address of the host may be a service's or an endpoint's; a link-local one never is.
             || self.host_addresses.symmetric_difference(&before.host_addresses).any(|(_, address)| !is_link_local(*address));
         let node_ports = config.node_port_all_addresses && !self.local_addresses().eq(before.local_addresses());
@@ -73,7 +80,7 @@ impl NodeView {
             addresses.filter(|address| !is_link_local(*address)).collect()
         }
         let all = |of: &NodeView| global(of.host_addresses.iter().map(|(_, address)| *address));
-        (&self.name, self.ipv4, self.ipv6) == (&before.name, before.ipv4, before.ipv6)
+        (&self.name, self.ipv4, self.ipv6, &self.zone) == (&before.name, before.ipv4, before.ipv6, &before.zone)
             && (self.host_addresses == before.host_addresses
                 || all(self) == all(before) && global(self.local_addresses()) == global(before.local_addresses()))
     }
@@ -130,6 +137,7 @@ pub fn compile_node(
         return (view, problems);
     };
 
+    view.zone = node.zone.clone();
     let addresses = || node.internal_ips.iter().chain(&node.external_ips);
     if config.ipv4 {
         view.ipv4 = addresses().find_map(|address| match address {

@@ -29,7 +29,7 @@ use crate::{
     cluster::ClusterState,
     config::ProxyConfig,
     desired::VirtualKey,
-    objects::{EndpointSlice, ObjectKey, Protocol, Service},
+    objects::{EndpointSlice, ObjectKey, Place, Protocol, Service},
 };
 
 /// `None`: a virtual server without destinations.
@@ -68,7 +68,7 @@ fn own<'a>(
     let mut rows = Rows::new();
     let Some(state) = compile_service(service, slices.clone(), node, config).0 else { return rows };
     for (at, frontend) in &state.frontends {
-        let candidates = Candidates::collect(slices.clone(), &frontend.port_name, at.protocol, "");
+        let candidates = Candidates::collect(slices.clone(), &frontend.port_name, at.protocol, Place::default());
         let row = (!frontend.server.destinations.is_empty())
             .then(|| row(&candidates, host, Some(at.address.is_ipv4())))
             .flatten();
@@ -88,7 +88,7 @@ fn foreign<'a>(
         return rows;
     }
     for port in &service.ports {
-        let candidates = Candidates::collect(slices.clone(), &port.name, port.protocol, "");
+        let candidates = Candidates::collect(slices.clone(), &port.name, port.protocol, Place::default());
         for address in service.addresses() {
             let row = row(&candidates, host, Some(address.is_ipv4()));
             rows.insert(key(address_of(address), port.protocol, port.port), row);

@@ -210,7 +210,7 @@ impl<'a> Compiler<'a> {
             self.problem("InvalidPort", text);
             return;
         }
-        let candidates = Candidates::collect(slices, &port.name, port.protocol, &self.node.name);
+        let candidates = Candidates::collect(slices, &port.name, port.protocol, self.node.place());
         self.healthy_local.extend(candidates.healthy_local());
 
         let service = self.service;

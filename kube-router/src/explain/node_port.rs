@@ -51,7 +51,8 @@ impl<'a> NodePort<'a> {
         let cluster = answering.cluster;
         let number = port.node_port;
         answering.note(format!("port {number} of {address} is that of Service {} on node {node}", service.key));
-        let candidates = Candidates::collect(cluster.slices_of(&service.key), &port.name, port.protocol, node);
+        let candidates =
+            Candidates::collect(cluster.slices_of(&service.key), &port.name, port.protocol, cluster.place(Some(node)));
         let backends = candidates.choose(address, service.external_traffic_policy == TrafficPolicy::Local);
         answering.note_silence(backends.len(), service, port);
         let node_of = |ip| cluster.pod_by_ip(ip).and_then(|pod| pod.node.as_deref());

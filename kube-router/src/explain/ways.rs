@@ -234,7 +234,7 @@ impl Answering<'_> {
         let inside = address.is_none_or(|ip| service.cluster_ips.contains(&ip));
         let policy = if inside { service.internal_traffic_policy } else { service.external_traffic_policy };
         let slices = self.cluster.slices_of(&service.key);
-        let candidates = Candidates::collect(slices, &port.name, port.protocol, node.unwrap_or_default());
+        let candidates = Candidates::collect(slices, &port.name, port.protocol, self.cluster.place(node));
         let local_only = policy == TrafficPolicy::Local && node.is_some();
         candidates.choose(source, local_only).into_iter().map(|to| (to.ip().to_canonical(), to.port())).collect()
     }

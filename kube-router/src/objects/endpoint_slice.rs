@@ -30,6 +30,16 @@ pub struct Endpoint {
     pub serving: bool,
     pub terminating: bool,
     pub node: Option<Arc<str>>,
+    /// For whom it is meant to be; `None`: the slice does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hints: Option<Box<Hints>>,
+}
+
+/// `hints` of an endpoint: names of zones and of nodes, each of which may be empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hints {
+    pub zones: Box<[Box<str>]>,
+    pub nodes: Box<[Box<str>]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -25,11 +25,11 @@ use serde::{Deserialize, Serialize};
 pub use cluster_network_policy::{
     ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, ClusterSubject, DestinationPort, NamespacedPod,
 };
-pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice};
+pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use labels::Labels;
 pub use namespace::Namespace;
 pub use network_policy::{IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortRef};
-pub use node::Node;
+pub use node::{Node, Place};
 pub use pod::{NamedPort, Pod};
 pub use selector::{LabelOperator, LabelRequirement, LabelSelector};
 pub use service::{LoadBalancerIngress, Service, ServicePort, ServiceType, TrafficPolicy};

@@ -16,6 +16,16 @@ pub struct Node {
     pub external_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`, else `spec.podCIDR`.
     pub pod_cidrs: Vec<IpNet>,
+    /// Label `topology.kubernetes.io/zone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Box<str>>,
     /// The annotations of [`super::annotations::OF_NODES`], as written.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// Where somebody is who asks for a service; by default nowhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place<'a> {
+    pub node: &'a str,
+    pub zone: Option<&'a str>,
 }

@@ -250,7 +250,7 @@ impl Balancer {
     /// How flows are to be passed over, while something drains or nothing does.
     pub fn sweeping(&self, drains: bool) -> Sweeping {
         let end = if self.in_force.is_some() { self.numbers.backends_end() } else { MAX_BACKENDS };
-        Sweeping { is_awaited: self.fast.on && drains, end }
+        Sweeping { is_awaited: self.fast.off.is_none() && drains, end }
     }
 
     /// May there be flows to this destination that IPVS does not see? It gets no new ones since then. While the tables are

@@ -17,6 +17,7 @@ fn node() -> ObjectEvent {
         key: ObjectKey::cluster("n1"),
         internal_ips: vec![[192, 168, 10, 100].into()],
         external_ips: Vec::new(),
+        zone: None,
         pod_cidrs: vec!["10.2.0.0/24".parse().unwrap()],
         annotations: BTreeMap::new(),
     }))
@@ -53,6 +54,7 @@ fn slice(number: u8, protocol: Protocol, endpoints: &[u8]) -> ObjectEvent {
         serving: true,
         terminating: false,
         node: Some("n1".into()),
+        hints: None,
     };
     ObjectEvent::Applied(Object::EndpointSlice(EndpointSlice {
         key: name(number),

@@ -18,7 +18,7 @@ use crate::{
 };
 
 const TABLES: Tables = Tables { sh_bits: 4, dh_bits: 5, mh_index: 8 };
-const FAST: FastPath = FastPath { on: true, tables: Some(TABLES) };
+const FAST: FastPath = FastPath { off: None, tables: Some(TABLES) };
 const BOTH: u32 = 0x18;
 
 fn key(protocol: Protocol) -> VirtualKey {
@@ -55,8 +55,6 @@ fn every_scheduler_of_ours_has_a_ring() {
         assert_eq!((ring.vip.scheduler, ring.vip.flags), (number, told), "{scheduler:?}");
         assert_eq!(ring.slots.len(), slots, "{scheduler:?}");
     }
-    let affinity = Virtual { persistence_s: Some(600), ..server(Scheduler::Rr, 0) };
-    assert_eq!(compile(&affinity, &[1], &FAST).expect("fast").vip.affinity_s, 600);
 }
 
 #[test]
@@ -71,10 +69,11 @@ fn who_drains_is_in_no_list_and_leaves_slots_to_nobody() {
 #[test]
 fn whatever_ipvs_must_decide_has_a_reason() {
     let rr = server(Scheduler::Rr, 0);
-    let off = FastPath { on: false, ..FAST };
+    let off = FastPath { off: Some(Why::Off), ..FAST };
     let blind = FastPath { tables: None, ..FAST };
     for (server, weights, fast, why) in [
         (&rr, &[1][..], &off, Why::Off),
+        (&Virtual { persistence_s: Some(600), ..rr.clone() }, &[1], &FAST, Why::Affinity),
         (&rr, &[], &FAST, Why::NoDestination),
         (&rr, &[0, 0], &FAST, Why::NoDestination),
         (&rr, &[1, u32::MAX], &FAST, Why::Forwarding),

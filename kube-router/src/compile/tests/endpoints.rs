@@ -50,6 +50,32 @@ fn published_endpoints_count_as_ready_whatever_their_pods_are() {
     }
 }
 
+/// `~` is followed by the zones and `^` by the nodes that an endpoint is meant for; this node is n1, in zone a.
+#[test]
+fn endpoints_that_are_meant_for_the_node_or_its_zone_come_first() {
+    for (words, expected) in [
+        ("10.0.0.1~a 10.0.0.2~b", &["10.0.0.1:8080"][..]),
+        ("10.0.0.1~b+a 10.0.0.2~b", &["10.0.0.1:8080"]),
+        // Nobody is meant for us, or not of all it is said: all.
+        ("10.0.0.1~b 10.0.0.2~c", &["10.0.0.1:8080", "10.0.0.2:8080"]),
+        ("10.0.0.1~a 10.0.0.2", &["10.0.0.1:8080", "10.0.0.2:8080"]),
+        // The node is nearer than the zone.
+        ("10.0.0.1~a^n1 10.0.0.2~a^n2 10.0.0.3~b^n3", &["10.0.0.1:8080"]),
+        ("10.0.0.1~a^n4 10.0.0.2~a^n2 10.0.0.3~b^n3", &["10.0.0.1:8080", "10.0.0.2:8080"]),
+        ("10.0.0.1~a^n1 10.0.0.2~a 10.0.0.3~b", &["10.0.0.1:8080", "10.0.0.2:8080"]),
+        // Only who is ready has a say.
+        ("10.0.0.1~a/terminating 10.0.0.2~b", &["10.0.0.2:8080"]),
+        ("10.0.0.1~a 10.0.0.2/notready", &["10.0.0.1:8080"]),
+        ("10.0.0.1~b/terminating 10.0.0.2~a/terminating", &["10.0.0.1:8080", "10.0.0.2:8080"]),
+        // Each family by itself.
+        ("10.0.0.1~a 10.0.0.2~b fd00::1", &["10.0.0.1:8080"]),
+    ] {
+        assert_eq!(served(words), expected, "{words}");
+    }
+    let local = World::new("spec: {clusterIP: 10.96.0.10, internalTrafficPolicy: Local, ports: [{port: 80}]}");
+    local.endpoints("10.0.0.1@n1~b 10.0.0.2@n2~a").gives_servers(&["ClusterIP tcp 10.96.0.10:80 rr -> 10.0.0.1:8080"]);
+}
+
 /// The slices of one service, and destinations in the order of their addresses whatever the order of the slices.
 #[test]
 fn endpoints_of_several_slices_are_one_list() {

@@ -15,6 +15,7 @@ fn node(internal: &[&str], external: &[&str], annotations: &[(&str, &str)]) -> N
         key: ObjectKey::cluster("n1"),
         internal_ips: ips(internal),
         external_ips: ips(external),
+        zone: None,
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()],
         annotations: annotations.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
     }
@@ -166,4 +167,13 @@ fn pod_cidrs_inside_others_are_part_of_them() {
     let (view, _) = compile(&node(&["192.0.2.1"], &[], &[("kube-router.io/pod-cidrs", cidrs)]), &dual());
     let cidrs: Vec<String> = view.pod_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.8.0.0/16", "10.9.0.0/24", "fd00:8::/48"]);
+}
+
+#[test]
+fn a_node_that_moves_to_another_zone_serves_all_anew() {
+    let (before, _) = compile(&node(&["192.168.77.1"], &[], &[]), &ProxyConfig::default());
+    let moved = Node { zone: Some("a".into()), ..node(&["192.168.77.1"], &[], &[]) };
+    let (after, _) = compile(&moved, &ProxyConfig::default());
+    assert_eq!((after.place().node, after.place().zone), ("n1", Some("a")));
+    assert!(after.serves_like(&after.clone()) && !after.serves_like(&before));
 }

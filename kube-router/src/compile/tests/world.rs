@@ -7,7 +7,7 @@ use crate::{
     config::ProxyConfig,
     desired::ServiceState,
     objects::{
-        AddressType, Endpoint, EndpointPort, EndpointSlice, Node, Object, ObjectKey, Protocol, Service,
+        AddressType, Endpoint, EndpointPort, EndpointSlice, Hints, Node, Object, ObjectKey, Protocol, Service,
         parse::{Claim, RawObject},
     },
 };
@@ -131,6 +131,7 @@ impl World {
             key: ObjectKey::cluster("n1"),
             internal_ips: vec!["192.168.77.1".parse().unwrap(), "fd00:77::1".parse().unwrap()],
             external_ips: Vec::new(),
+            zone: Some("a".into()),
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()],
             annotations: Default::default(),
         };
@@ -199,7 +200,12 @@ impl World {
 
 fn endpoint(word: &str) -> Endpoint {
     let (word, state) = word.split_once('/').unwrap_or((word, "ready"));
+    let (word, nodes) = word.split_once('^').map_or((word, ""), |(word, nodes)| (word, nodes));
+    let (word, zones) = word.split_once('~').map_or((word, ""), |(word, zones)| (word, zones));
     let (address, node) = word.split_once('@').map_or((word, None), |(address, node)| (address, Some(node)));
+    let names = |words: &str| words.split('+').filter(|word| !word.is_empty()).map(Into::into).collect();
+    let hints = Hints { zones: names(zones), nodes: names(nodes) };
+    let hints = (hints != Hints::default()).then(|| Box::new(hints));
     let (ready, serving, terminating) = match state {
         "ready" => (true, true, false),
         "notready" => (false, false, false),
@@ -209,5 +215,5 @@ fn endpoint(word: &str) -> Endpoint {
         "null" => (false, false, false),
         other => panic!("no such state: {other}"),
     };
-    Endpoint { address: address.parse().unwrap(), ready, serving, terminating, node: node.map(Into::into) }
+    Endpoint { address: address.parse().unwrap(), ready, serving, terminating, node: node.map(Into::into), hints }
 }

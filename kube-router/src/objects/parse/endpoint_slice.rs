@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{BadField, Field, RawObject, Text, entries, port, protocol, raw, service::HEADLESS_LABEL, text, unknown};
-use crate::objects::{AddressType, Endpoint, EndpointPort, EndpointSlice, ObjectKey};
+use crate::objects::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints, ObjectKey};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
@@ -64,6 +64,19 @@ fn ports(field: Field<Vec<Field<raw::Port>>>) -> Result<Vec<EndpointPort>, BadFi
     Ok(ports)
 }
 
+fn hints(field: Field<raw::Hints>, endpoint: &str) -> Result<Option<Box<Hints>>, BadField> {
+    let hints = field.get(format_args!("{endpoint}.hints"))?.unwrap_or_default();
+    let names = |list, name: &str| {
+        let mut names = Vec::new();
+        for (path, hint) in entries::<raw::Hint>(list, &format!("{endpoint}.hints.{name}"))? {
+            names.extend(text(hint.name, format_args!("{path}.name"))?);
+        }
+        Ok::<_, BadField>(names.into_boxed_slice())
+    };
+    let hints = Hints { zones: names(hints.for_zones, "forZones")?, nodes: names(hints.for_nodes, "forNodes")? };
+    Ok((hints != Hints::default()).then(|| Box::new(hints)))
+}
+
 fn endpoints(
     field: Field<Vec<Field<raw::Endpoint>>>,
     address_type: AddressType,
@@ -95,6 +108,7 @@ fn endpoints(
             serving: condition(conditions.serving, "serving")?,
             terminating: condition(conditions.terminating, "terminating")?,
             node: text(entry.node_name, format_args!("{path}.nodeName"))?.map(Arc::from),
+            hints: hints(entry.hints, &path)?,
         });
     }
     Ok((good, bad))

@@ -292,6 +292,20 @@ pub struct Endpoint {
     pub addresses: List<Text>,
     pub conditions: Field<Conditions>,
     pub node_name: Field<Text>,
+    pub hints: Field<Hints>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hints {
+    pub for_zones: List<Hint>,
+    pub for_nodes: List<Hint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Hint {
+    pub name: Field<Text>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -326,6 +340,8 @@ impl Section for ClientIp {}
 impl Section for Status {}
 impl Section for LoadBalancer {}
 impl Section for Ingress {}
+impl Section for Hints {}
+impl Section for Hint {}
 impl Section for PodIp {}
 impl Section for NodeAddress {}
 impl Section for Endpoint {}

@@ -271,6 +271,19 @@ fn endpoints_of_a_slice() {
 }
 
 #[test]
+fn hints_say_for_whom_an_endpoint_is_meant() {
+    let parsed = slice(
+        "metadata: {name: a}, addressType: IPv4, endpoints: [\
+         {addresses: [10.0.0.1], hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: n1}]}}, \
+         {addresses: [10.0.0.2], hints: {}}, {addresses: [10.0.0.3], hints: {forZones: []}}, {addresses: [10.0.0.4]}]",
+    );
+    let Object::EndpointSlice(slice) = parsed.unwrap().object else { panic!() };
+    let names = |names: &[Box<str>]| names.join(" ");
+    let hints = slice.endpoints.iter().map(|e| e.hints.as_ref().map(|of| (names(&of.zones), names(&of.nodes))));
+    assert_eq!(hints.collect::<Vec<_>>(), [Some(("a b".into(), "n1".into())), None, None, None]);
+}
+
+#[test]
 fn a_slice_of_host_names_has_no_endpoints_and_nothing_to_complain_about() {
     let parsed = slice("metadata: {name: a}, addressType: FQDN, endpoints: [{addresses: [web.example]}]").unwrap();
     let Object::EndpointSlice(slice) = parsed.object else { panic!() };

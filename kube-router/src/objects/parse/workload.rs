@@ -121,6 +121,8 @@ fn grace(seconds: i64) -> u32 {
     if seconds < 0 { 1 } else { u32::try_from(seconds).unwrap_or(u32::MAX) }
 }
 
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 pub(super) fn node(
     key: ObjectKey,
     metadata: Metadata,
@@ -137,9 +139,12 @@ pub(super) fn node(
     let mut annotations = metadata.annotations.get("metadata.annotations")?.unwrap_or_default().0;
     annotations.retain(|name, _| annotations::OF_NODES.contains(&&**name));
     let addresses = entries(status.addresses, "status.addresses")?;
+    let mut labels = metadata.labels.get("metadata.labels")?.unwrap_or_default().0;
+    let zone = text(labels.remove(ZONE_LABEL).unwrap_or_default(), format_args!("metadata.labels.{ZONE_LABEL}"))?;
 
     Ok(Node {
         key,
+        zone,
         internal_ips: values(of_type(&addresses, "InternalIP"), "an IP address", ignored),
         external_ips: values(of_type(&addresses, "ExternalIP"), "an IP address", ignored),
         pod_cidrs: values(pod_cidrs, "a CIDR", ignored),

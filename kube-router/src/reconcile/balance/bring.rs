@@ -66,7 +66,8 @@ impl Balancer {
             return;
         }
         let ring = match (there, wish) {
-            _ if view.ipvs.is_none() || !self.fast.on => Err(Why::Off),
+            _ if view.ipvs.is_none() => Err(Why::Off),
+            _ if let Some(why) = self.fast.off => Err(why),
             (Some((server, _)), Some(wish)) if stays => {
                 compile_ring(key, server, next.as_slice(), wish.fast, &self.fast)
             }

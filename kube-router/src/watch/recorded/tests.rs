@@ -5,9 +5,9 @@ use proptest::{option, prelude::*, sample::select};
 
 use super::*;
 use crate::objects::{
-    AddressType, Endpoint, EndpointPort, EndpointSlice, IpBlock, Kind, LabelOperator, LabelRequirement, LabelSelector,
-    LoadBalancerIngress, NamedPort, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, PolicyPeer, PolicyPort,
-    PolicyRule, PortRef, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    AddressType, Endpoint, EndpointPort, EndpointSlice, Hints, IpBlock, Kind, LabelOperator, LabelRequirement,
+    LabelSelector, LoadBalancerIngress, NamedPort, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, PolicyPeer,
+    PolicyPort, PolicyRule, PortRef, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
     annotations::{Fastpath, ServiceAnnotations},
 };
 
@@ -93,13 +93,16 @@ fn slice() -> impl Strategy<Value = Object> {
         protocol,
         port,
     });
-    let endpoint = (any::<IpAddr>(), any::<[bool; 3]>(), option::of(text())).prop_map(
-        |(address, [ready, serving, terminating], node)| Endpoint {
+    let hints = (list(text()), list(text()))
+        .prop_map(|(zones, nodes)| Box::new(Hints { zones: zones.into(), nodes: nodes.into() }));
+    let endpoint = (any::<IpAddr>(), any::<[bool; 3]>(), option::of(text()), option::of(hints)).prop_map(
+        |(address, [ready, serving, terminating], node, hints)| Endpoint {
             address,
             ready,
             serving,
             terminating,
             node: node.map(Into::into),
+            hints,
         },
     );
     (key(), option::of(key()), types, any::<bool>(), list(port), list(endpoint), list(text())).prop_map(
@@ -146,11 +149,10 @@ fn object() -> impl Strategy<Value = Object> {
                 ports: ports.into(),
             })
         });
-    let node = (key(), list(any::<IpAddr>()), list(any::<IpAddr>()), list(cidr()), labels()).prop_map(
-        |(key, internal_ips, external_ips, pod_cidrs, annotations)| {
-            Object::Node(Node { key, internal_ips, external_ips, pod_cidrs, annotations })
-        },
-    );
+    let node = (key(), list(any::<IpAddr>()), list(any::<IpAddr>()), list(cidr()), option::of(text()), labels())
+        .prop_map(|(key, internal_ips, external_ips, pod_cidrs, zone, annotations)| {
+            Object::Node(Node { key, internal_ips, external_ips, pod_cidrs, zone, annotations })
+        });
     prop_oneof![
         service(),
         slice(),

@@ -76,7 +76,7 @@ impl Rig {
     pub fn new(graceful: bool) -> Rig {
         let ipvs = FakeKernel::new();
         ipvs.0.borrow_mut().kernel.net.host_addresses = [("eth0".into(), "192.0.2.1".parse().expect("an IP"))].into();
-        let fast = FastPath { on: true, tables: Some(TABLES) };
+        let fast = FastPath { off: None, tables: Some(TABLES) };
         let mut rig = Rig {
             reconciler: reconciler(graceful, fast),
             ipvs,

@@ -273,7 +273,7 @@ fn why_ipvs_serves_alone() {
         ("lc", fast, &[1], Path::Fast),
         ("mh", fast, &[1], Path::Fast),
         ("rr", fast, &[], Path::Ipvs(Why::NoDestination)),
-        ("rr", FastPath { on: false, ..fast }, &[1], Path::Ipvs(Why::Off)),
+        ("rr", FastPath { off: Some(Why::Masqueraded), ..fast }, &[1], Path::Ipvs(Why::Masqueraded)),
         ("sh", FastPath { tables: None, ..fast }, &[1], Path::Ipvs(Why::TableSize)),
         ("lc", FastPath { tables: None, ..fast }, &[1], Path::Fast),
     ] {
@@ -330,7 +330,7 @@ fn a_ring_that_is_refused_leaves_the_service_to_ipvs_until_the_next_pass() {
 #[test]
 fn rows_of_nobody_go_with_the_first_complete_view_and_flows_may_end() {
     let mut rig = serving(false, "rr", &[1]);
-    rig.fast.on = false;
+    rig.fast.off = Some(Why::Off);
     rig.restart();
     rig.settle();
     assert_eq!(rig.vip(&tcp(1)), None);
