@@ -109,8 +109,8 @@ fn flows(pins: &Pins) -> HashMap<FlowKey, Flow> {
 
 fn expect_fast(cluster: &Cluster) {
     for (agent, pins) in cluster.agents.iter().zip(&cluster.pins) {
-        let maps = format!("--maps={}", bpf::root(pins.path()).display());
-        let ask = |what| run(agent.ns(), &["dump", what, &maps]).unwrap_or_else(|error| format!("{error:#}"));
+        let maps = format!("--maps={}", pins.path().display());
+        let ask = |what| run(agent.ns(), &["dump", what, &maps]).unwrap();
         let [backends, flows] = ["backends", "flows"].map(ask);
         println!("{backends}\n{flows}");
         assert!(flows.contains("fast"), "{flows}");
