@@ -117,6 +117,8 @@ impl Flow {
     /// With [`Flow::FAST`]: to a service, whose address the packets have on the side of the pod that began it, and the
     /// backend's on the other.
     pub const NAT: u16 = 256;
+    /// To a service, and no backend could be chosen for it here: IPVS has the flow and keeps it.
+    pub const IPVS: u16 = 512;
     /// No interface's index: wherever the node's routes lead.
     pub const ROUTED: u32 = u32::MAX;
 
@@ -160,7 +162,7 @@ impl Flow {
                 _ => 10,
             },
             // As long as IPVS knows one, or it would move to another backend.
-            protocol::UDP if self.is(Flow::NAT) => 300,
+            protocol::UDP if self.is(Flow::NAT) || self.is(Flow::IPVS) => 300,
             protocol::UDP if replied => 120,
             protocol::UDP => 30,
             protocol::SCTP if replied => 210,

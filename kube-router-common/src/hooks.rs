@@ -110,6 +110,8 @@ pub trait Count {
 pub trait World: Bytes {
     /// With the link-layer header.
     fn length(&self) -> u32;
+    /// Does it begin with an Ethernet header?
+    fn has_link_header(&self) -> bool;
     fn ifindex(&self) -> u32;
     fn note(&self) -> u16;
     fn set_note(&self, note: u16);
@@ -242,7 +244,7 @@ pub struct Case {
     pub from_pod: bool,
     /// There is to be an entry.
     pub is_stateful: bool,
-    /// No backend could be chosen here: IPVS does it.
+    /// No backend could be chosen here: IPVS does it, and the flow stays with it.
     pub is_tried: bool,
     /// The other end of a flow that is judged, as policies see it: behind a service, the backend. Of an ICMP error: the end of
     /// the quoted packet that is written over.
@@ -250,11 +252,13 @@ pub struct Case {
     pub far_port: u16,
     /// Its number; 0: no service.
     pub backend: u32,
+    /// Number of the virtual server whose flow it is.
+    pub served: u32,
     /// It is on another node.
     pub is_remote: bool,
     /// The packet's source is the address of the pod at hand, at this interface.
     pub is_at_home: bool,
-    /// Whose service it is for; number 0: nobody's, or IPVS's alone. Of a live flow the number alone.
+    /// Whose service it is for; number 0: nobody's, or IPVS's alone.
     pub vip: Vip,
     /// The pod of this node that the flow goes to; pod 0: not looked for.
     pub end: Endpoint,
@@ -267,6 +271,50 @@ pub struct Case {
     /// who reads: layout and meaning of a case are part of [`crate::config::SCHEMA`].
     ready: u32,
     pub answer: Answer,
+}
+
+#[cfg(any(test, feature = "twin"))]
+impl Case {
+    /// As the packet before may have left it: whatever a hook does not write itself is another one's.
+    pub fn used() -> Self {
+        let address = Address([0xee; 16]);
+        let key = FlowKey { local: address, peer: address, local_port: 7, peer_port: 7, protocol: 7, kind: 7, pad: 7 };
+        let flow = Flow { flags: u16::MAX, pod: 7, ifindex: 7, backend: 7, to: address, to_port: 7, ..Flow::default() };
+        Case {
+            key,
+            other: key,
+            flow,
+            groups: PodGroups { ingress: 7, egress: 7 },
+            pod: 7,
+            class: 7,
+            rule: 7,
+            note: 7,
+            egress: true,
+            has_ends: true,
+            has_ports: true,
+            ports_known: false,
+            is_own: true,
+            is_allowed: true,
+            passes: true,
+            is_old: true,
+            from_pod: true,
+            is_stateful: true,
+            is_tried: true,
+            far: address,
+            far_port: 7,
+            backend: 7,
+            served: 7,
+            is_remote: true,
+            is_at_home: true,
+            vip: Vip { id: 7, ring: 7, slots: 7, ..Vip::default() },
+            end: Endpoint { pod: 7, ifindex: 7, ..Endpoint::default() },
+            is_known: true,
+            owner: 7,
+            now_s: 7,
+            way: Way { ifindex: 7, mac: [7; 6], port: 7, address, rewrites: 7 },
+            ..Case::default()
+        }
+    }
 }
 
 impl Case {
@@ -289,7 +337,7 @@ impl Case {
     #[inline(always)]
     fn deliver<W: World>(&self, world: &W) -> Action {
         if self.way.rewrites != 0 {
-            world.count_packet(self.vip.id, self.way.rewrites == Way::SOURCE);
+            world.count_packet(self.served, self.way.rewrites == Way::SOURCE);
         }
         Action::Deliver
     }
@@ -299,7 +347,7 @@ impl Case {
         (self.pod, self.class, self.rule) = (0, 0, 0);
         (self.note, self.egress, self.has_ends, self.has_ports, self.is_own) = (0, egress, false, false, false);
         (self.config, self.is_tried, self.backend, self.is_remote) = (config, false, 0, false);
-        (self.way.ifindex, self.way.rewrites) = (0, 0);
+        (self.way.ifindex, self.way.rewrites, self.ports_known) = (0, 0, false);
         (self.is_at_home, self.vip.id, self.end.pod) = (false, 0, 0);
     }
 

@@ -93,14 +93,14 @@ reasons! {
     Elsewhere = 16 "not_this_pod",
     /// The program that was to judge it is not there, or was handed nothing: two agents of different versions were at work.
     Handover = 17 "handover",
-    /// The service has that endpoint no more.
+    /// The endpoint of a flow on the fast path vanished while its policies were asked again.
     BackendGone = 18 "backend_gone",
 }
 
 impl Reason {
     /// Does the sender get an answer? Only where the packet itself was in order.
     pub const fn answers(self) -> bool {
-        matches!(self, Reason::Denied | Reason::Unpublished | Reason::BackendGone)
+        matches!(self, Reason::Denied | Reason::Unpublished)
     }
 
     pub const fn drops(self) -> bool {

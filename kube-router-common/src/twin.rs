@@ -156,7 +156,7 @@ impl Tables {
             mark: Cell::new(packet.mark),
             tables: RefCell::new(core::mem::take(self)),
         };
-        let case = &mut Case::default();
+        let case = &mut Case::used();
         let action = match hook {
             Hook::PodOut => {
                 let mut action = hooks::pod_out(&view, case);
@@ -339,6 +339,10 @@ impl Bytes for View<'_> {
 impl<'p> World for View<'p> {
     fn length(&self) -> u32 {
         self.packet.bytes.len() as u32
+    }
+
+    fn has_link_header(&self) -> bool {
+        true
     }
 
     fn ifindex(&self) -> u32 {

@@ -10,9 +10,9 @@ use core::{
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
-        bpf_hdr_start_off::BPF_HDR_START_NET,
+        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        bpf_fib_lookup as FibLookup, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_redir_neigh,
     },
     btf_maps::{HashMap, LpmTrie, ProgramArray, RingBuf},
     helpers::{
@@ -494,14 +494,11 @@ fn route(context: &TcContext, case: &Case) -> i32 {
         if mark(context) != 0 {
             set_mark(context, 0);
         }
-        if answer == FOUND {
-            let macs = [question.dmac, question.smac];
-            if bpf_skb_store_bytes(skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0 {
-                return TC_ACT_SHOT;
-            }
-            return bpf_redirect(question.ifindex, 0) as i32;
-        }
-        bpf_redirect_neigh(question.ifindex, core::ptr::null_mut(), 0, 0) as i32
+        // The kernel's neighbour table does the rest, so that a stale entry is asked about, as routing does.
+        let mut hop: bpf_redir_neigh = MaybeUninit::zeroed().assume_init();
+        hop.nh_family = u32::from(question.family);
+        hop.__bindgen_anon_1.ipv6_nh = question.__bindgen_anon_4.ipv6_dst;
+        bpf_redirect_neigh(question.ifindex, &raw mut hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32
     }
 }
 
@@ -577,7 +574,9 @@ fn rewrite(context: &TcContext, case: &Case) -> bool {
             bpf_l3_csum_replace(skb.cast(), LINK + 10, from, to, 4)
                 | bpf_skb_store_bytes(skb.cast(), address_at, new[3..].as_ptr().cast(), 4, 0)
         } else {
-            bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, 0)
+            // Of a packet whose sum the card has taken whole the helpers below count the address where it does not count.
+            let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+            bpf_skb_store_bytes(skb.cast(), address_at, new.as_ptr().cast(), 16, if has_transport { flags } else { 0 })
         };
         if has_transport {
             failed |= if v4 {

@@ -175,6 +175,11 @@ impl<'p> World for View<'p> {
     }
 
     #[inline(always)]
+    fn has_link_header(&self) -> bool {
+        self.link != 0
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
         kernel::ifindex(self.context)
     }

@@ -21,8 +21,6 @@ pub(super) enum Found {
     /// The one who answered opens a connection of its own where one lives. It may; but whoever still has that one refuses,
     /// and its entry stays as it is.
     Another,
-    /// Its service does not have the backend any more.
-    Stranded,
     /// The one who began accepts a connection of the other side's: the entry is that one's from now on.
     Accepted,
 }
@@ -101,6 +99,17 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
     let is_free = case.key.kind == FlowKey::POD && !case.is_isolated() && !flow.is(Flow::FAST);
     if anew || (is_old && !is_free) {
         case.flow = *flow;
+        if case.egress && flow.is(Flow::FAST) && flow.is(Flow::NAT) {
+            drop(flow);
+            if !fast::has_way(world, case) {
+                forget_both(world, case);
+                return Found::Nothing;
+            }
+            flow = match world.flow(&case.key) {
+                Some(again) => again,
+                None => return Found::Nothing,
+            };
+        }
         if flow.flags & (Flow::NAT | Flow::FROM_POD) == Flow::NAT | Flow::FROM_POD {
             (case.far, case.far_port) = (flow.to, flow.to_port);
         } else {
@@ -118,30 +127,31 @@ pub(super) fn find<W: World>(world: &W, case: &mut Case) -> Found {
 /// Notes the packet in its entry, and in the other direction's what that has to know.
 #[inline(always)]
 fn go_on<W: World>(world: &W, case: &mut Case, mut flow: impl DerefMut<Target = Flow>, from_initiator: bool) -> Found {
-    let protocol = case.t.protocol;
     let before = (flow.flags, flow.state);
     flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
     if case.egress && flow.is(Flow::FAST) {
         let changed = before != (flow.flags, flow.state);
-        let (is_nat, backend) = (flow.is(Flow::NAT), flow.backend);
+        let (is_nat, is_client, backend) = (flow.is(Flow::NAT), flow.is(Flow::FROM_POD), flow.backend);
         let left = balance::left(&flow, before.1);
         fast::read_way(&mut case.way, &flow);
         if changed {
             case.other = case.key.turned(&flow);
         }
         drop(flow);
-        if is_nat && !fast::has_backend(world, case, backend) {
-            case.way.ifindex = 0;
-            if protocol != protocol::UDP {
-                return Found::Stranded;
+        if is_nat {
+            // What the backend still has to say gets there, to its end. What it is told does not: the packet is one that nobody
+            // knows, and its policies are asked, as the stack does not know whom the service had.
+            let has_backend = fast::has_backend(world, case, backend);
+            fast::check_way(world, &mut case.way);
+            if case.way.ifindex == 0 || (is_client && !has_backend) {
+                case.way.ifindex = 0;
+                forget_both(world, case);
+                return Found::Nothing;
             }
-            forget_both(world, case);
-            return Found::Nothing;
-        }
-        // The stack puts fragments together, and would wait for those that do not come; but it does not know whom a service has.
-        if is_nat || matches!(case.t.piece, Piece::Whole) {
+        } else if matches!(case.t.piece, Piece::Whole) {
             fast::check_way(world, &mut case.way);
         } else {
+            // The stack puts fragments together, and would wait for those that do not come.
             case.way.ifindex = 0;
         }
         if changed {

@@ -15,7 +15,7 @@ use super::{
     entries::{is_of_pod, keep, most_flows},
     fill, peer_of,
     pod::published,
-    track::ask,
+    track::{ask, read_fragment, tell_fragments},
 };
 use crate::{
     balance::Backend,
@@ -57,16 +57,20 @@ pub(super) fn check_way<W: World>(world: &W, way: &mut Way) {
     }
 }
 
-/// Is the backend still one of its service's? Whose that is, is noted.
+/// Is the backend still one of its service's? Whose it is or was is noted.
 #[inline(always)]
 pub(super) fn has_backend<W: World>(world: &W, case: &mut Case, backend: u32) -> bool {
-    match world.backend(backend) {
-        Some(backend) if backend.has(Backend::LIVE) => {
-            case.vip.id = backend.vip;
-            true
-        }
-        _ => false,
-    }
+    let Some(backend) = world.backend(backend) else { return false };
+    case.served = backend.vip;
+    backend.has(Backend::LIVE)
+}
+
+/// Does the translated flow in `case.flow` still lead somewhere?
+#[inline(always)]
+pub(super) fn has_way<W: World>(world: &W, case: &mut Case) -> bool {
+    let backend = case.flow.backend;
+    let has_backend = has_backend(world, case, backend) || !case.flow.is(Flow::FROM_POD);
+    has_backend && (case.flow.to_ifindex == Flow::ROUTED || published(world, case.flow.to_ifindex).is_some())
 }
 
 /// The entry, whose other direction is `case.other`, has seen no packet for long: has that one's?
@@ -76,11 +80,17 @@ pub(super) fn other_lives<W: World>(world: &W, case: &Case) -> bool {
     world.flow(&case.other).is_some_and(|flow| flow.is(Flow::FAST) && !flow.is_over(protocol, now_s))
 }
 
+/// Is the entry `case.other` the other direction's? By now it may be another flow's.
+#[inline(always)]
+fn is_other(case: &Case, flow: &Flow) -> bool {
+    flow.is(Flow::FAST) && case.other.turned(flow) == case.key
+}
+
 /// The other direction's entry, `case.other`, learns of a packet that changed this one.
 #[inline(always)]
 pub(super) fn tell_other<W: World>(world: &W, case: &Case, from_initiator: bool) {
     if let Some(mut flow) = world.flow(&case.other)
-        && flow.is(Flow::FAST)
+        && is_other(case, &flow)
     {
         let before = flow.state;
         flow.see(case.t.protocol, case.t.flags, from_initiator, case.now_s);
@@ -153,6 +163,7 @@ pub(super) fn begin<W: World>(world: &W, case: &mut Case) -> Result<u32, Reason>
         kind: FlowKey::POD,
         pad: 0,
     };
+    forget_ended(world, case);
     let (known, owner) = match world.flow(&case.other) {
         // The stack sorts out what becomes of it.
         Some(flow) if is_of_pod(&flow, end.pod, end.ifindex) && !flow.is_over(case.t.protocol, case.now_s) => {
@@ -228,11 +239,13 @@ pub(super) fn begin_remote<W: World>(world: &W, case: &mut Case) -> bool {
         pad: 0,
     };
     let (protocol, now_s) = (case.t.protocol, case.now_s);
-    let lives = |flow: &Flow| flow.pod == case.pod && !flow.is_over(protocol, now_s);
+    let pod = case.pod;
+    let lives = |flow: &Flow| flow.pod == pod && !flow.is_over(protocol, now_s);
     if world.flow(&case.other).is_some_and(|flow| lives(&flow)) {
         return false;
     }
     case.other.kind = FlowKey::NET;
+    forget_ended(world, case);
     let (known, owner) = match world.flow(&case.other) {
         Some(flow) if lives(&flow) => return false,
         Some(flow) => (true, flow.pod),
@@ -256,48 +269,56 @@ pub(super) fn begin_remote<W: World>(world: &W, case: &mut Case) -> bool {
 /// From the network to a pod of this node: is it what a service's backend answers? Then the pod gets it from the service.
 #[inline(always)]
 pub(super) fn answer_in<W: World>(world: &W, case: &mut Case) -> Result<bool, Reason> {
-    if !matches!(case.ends.protocol, protocol::TCP | protocol::UDP) || world.endpoint(&case.ends.destination).is_none()
-    {
+    if !matches!(case.ends.protocol, protocol::TCP | protocol::UDP | protocol::FRAGMENT) || !world.has_link_header() {
         return Ok(false);
     }
-    if case.read_transport(world).is_err() || !matches!(case.t.piece, Piece::Whole) {
+    let Some(pod) = world.endpoint(&case.ends.destination) else { return Ok(false) };
+    if case.read_transport(world).is_err() {
+        return Ok(false);
+    }
+    case.passes = false;
+    let _ = read_fragment(world, case);
+    // The backend may call the pod, too: that is the policies' affair.
+    if !case.ports_known || (case.t.protocol == protocol::TCP && Tcp::opens(case.t.flags)) {
         return Ok(false);
     }
     (case.key.local, case.key.peer) = (case.ends.destination, case.ends.source);
     (case.key.local_port, case.key.peer_port) = (case.t.destination_port, case.t.source_port);
     (case.key.protocol, case.key.kind, case.key.pad) = (case.t.protocol, FlowKey::NET, 0);
     case.now_s = world.now_s();
-    let Some(mut flow) = world.flow(&case.key) else { return Ok(false) };
-    case.other = case.key.turned(&flow);
-    if flow.is_over(case.t.protocol, case.now_s) {
-        drop(flow);
-        if !other_lives(world, case) {
-            return Ok(false);
-        }
-        match world.flow(&case.key) {
-            Some(again) => flow = again,
-            None => return Ok(false),
-        }
+    let Some(flow) = world.flow(&case.key) else { return Ok(false) };
+    if !is_of_pod(&flow, pod.pod, pod.ifindex) {
+        return Ok(false);
     }
-    let before = (flow.flags, flow.state);
-    flow.see(case.t.protocol, case.t.flags, false, case.now_s);
-    let changed = before != (flow.flags, flow.state);
+    case.other = case.key.turned(&flow);
+    let is_over = flow.is_over(case.t.protocol, case.now_s);
     let is_old = flow.generation != case.config.generation && !case.config.has(Config::KEEP_ESTABLISHED);
     (case.pod, case.backend) = (flow.pod, flow.backend);
     read_way(&mut case.way, &flow);
     drop(flow);
+    if is_over && !other_lives(world, case) {
+        return Ok(false);
+    }
     if is_old {
         judge_answer(world, case)?;
     }
-    let backend = case.backend;
-    if !has_backend(world, case, backend) {
-        return Err(Reason::BackendGone);
-    }
+    let changed = match world.flow(&case.key) {
+        Some(mut flow) => {
+            let before = (flow.flags, flow.state);
+            flow.see(case.t.protocol, case.t.flags, false, case.now_s);
+            before != (flow.flags, flow.state)
+        }
+        None => return Ok(false),
+    };
     if changed {
         tell_other(world, case, false);
     }
+    tell_fragments(world, case);
+    let backend = case.backend;
+    has_backend(world, case, backend);
     check_way(world, &mut case.way);
-    Ok(true)
+    // Its pod is gone, or not known at the moment.
+    Ok(case.way.ifindex != 0)
 }
 
 /// The policies changed: may the pod still talk with the backend?
@@ -323,16 +344,43 @@ fn judge_answer<W: World>(world: &W, case: &mut Case) -> Result<(), Reason> {
 #[inline(always)]
 pub(super) fn forget_other<W: World>(world: &W, case: &Case) {
     let owner = match world.flow(&case.other) {
-        Some(flow) if flow.is(Flow::FAST) => flow.pod,
+        Some(flow) if is_other(case, &flow) => flow.pod,
         _ => return,
     };
-    if world.remove_flow(&case.other) {
+    take_out(world, &case.other, owner);
+}
+
+#[inline(always)]
+fn take_out<W: World>(world: &W, key: &FlowKey, owner: u32) {
+    if world.remove_flow(key) {
         for pod in [owner, ALL_PODS] {
             if let Some(count) = world.flow_count(pod) {
                 count.add(-1);
             }
         }
     }
+}
+
+/// The half that the answers of a new flow need, `case.other`, is that of one that has ended, to another service with the same
+/// backend: both halves of that one go.
+#[inline(always)]
+fn forget_ended<W: World>(world: &W, case: &mut Case) {
+    let Some(ended) = world.flow(&case.other) else { return };
+    let is_closed = matches!(ended.state, Tcp::TIME_WAIT | Tcp::CLOSE);
+    if case.t.protocol != protocol::TCP || !is_closed || !ended.is(Flow::NAT) || !ended.is(Flow::FAST) {
+        return;
+    }
+    let owner = ended.pod;
+    let key = case.other.turned(&ended);
+    drop(ended);
+    let twin = match world.flow(&key) {
+        Some(flow) if flow.is(Flow::FAST) && key.turned(&flow) == case.other => Some(flow.pod),
+        _ => None,
+    };
+    if let Some(pod) = twin {
+        take_out(world, &key, pod);
+    }
+    take_out(world, &case.other, owner);
 }
 
 /// The policies changed: what does the other pod's say, in the direction of the first packet? The interface that leads there;

@@ -48,7 +48,7 @@ fn frag_key(case: &Case) -> FragKey {
 
 /// A later fragment gets the ports of the first one, if that was allowed. Returns whether it passes whatever they are.
 #[inline(always)]
-fn read_fragment<W: World>(world: &W, case: &mut Case) -> bool {
+pub(super) fn read_fragment<W: World>(world: &W, case: &mut Case) -> bool {
     case.ports_known = true;
     if !matches!(case.t.piece, Piece::Later) {
         return false;
@@ -66,7 +66,7 @@ fn read_fragment<W: World>(world: &W, case: &mut Case) -> bool {
 
 /// An allowed first fragment tells its ports to the later ones.
 #[inline(always)]
-fn tell_fragments<W: World>(world: &W, case: &Case) {
+pub(super) fn tell_fragments<W: World>(world: &W, case: &Case) {
     if matches!(case.t.piece, Piece::First) {
         let (source, destination) = (case.t.source_port, case.t.destination_port);
         let passes = if case.passes { FragPorts::PASSES } else { 0 };
@@ -160,7 +160,6 @@ fn look_up<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason> {
             }
             return Ok(Next::Done);
         }
-        Found::Stranded => return Err(Reason::BackendGone),
         Found::Old => {
             case.is_old = true;
             from_pod = case.flow.is(Flow::FROM_POD);
@@ -226,14 +225,16 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
             // The other pod is another node's.
             true if case.flow.to_ifindex == Flow::ROUTED => Flow::ROUTED,
             true => match fast::judge_again(world, case, from_pod) {
+                // It was there a moment ago; with the next packet the flow is one that nobody knows.
+                Ok(0) if case.flow.is(Flow::NAT) => return Err(Reason::BackendGone),
                 Ok(to_ifindex) => to_ifindex,
                 Err(reason) => {
                     refuse_from_now_on(world, case, (case.class, case.rule), from_pod == egress);
                     return Err(reason);
                 }
             },
-            // As in `find`: by the stack fragments may come.
-            false if is_whole => 0,
+            // As in `find`: by the stack fragments may come. A translated flow knows no other way.
+            false if is_whole && !case.flow.is(Flow::NAT) => 0,
             false => case.flow.to_ifindex,
         }
     } else {
@@ -242,7 +243,9 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     if (judged.pending || own) && egress {
         note_origin(world, case.pod, &case.key.local);
     }
-    if !old && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) {
+    // What IPVS has got is not to be tried again with the next packet.
+    let is_ipvs = !old && judged.pending && from_pod && (case.is_tried || is_left(world, case));
+    if !old && !case.is_isolated() && !case.config.has(Config::ALL_FLOWS) && !is_ipvs {
         return Ok(Next::Done);
     }
     // The pod speaks first since its peer was judged, of whom it knows the node's address only: the peer's next packet decides.
@@ -256,18 +259,16 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
     let flags = flag(from_pod, Flow::FROM_POD)
         | flag(judged.pending, Flow::PENDING)
         | flag(judged.masqueraded, Flow::MASQUERADED)
-        | flag(own, Flow::OWN);
+        | flag(own, Flow::OWN)
+        | flag(is_ipvs, Flow::IPVS);
     (case.class, case.rule) = (judged.class, judged.rule);
     let before = (case.flow.is(Flow::REPLIED), case.flow.state);
     enter(world, case, flags, to_ifindex, from_pod == egress)?;
     let changed = before != (case.flow.is(Flow::REPLIED), case.flow.state);
     if egress && to_ifindex != 0 {
-        if is_whole {
+        if is_whole || case.flow.is(Flow::NAT) {
             fast::read_way(&mut case.way, &case.flow);
             fast::check_way(world, &mut case.way);
-            // For the count; one that is gone is met by the next packet.
-            let backend = case.flow.backend;
-            fast::has_backend(world, case, backend);
         }
         if changed {
             balance::count(world, balance::left(&case.flow, before.1), -1);
@@ -276,6 +277,12 @@ fn begin<W: World>(world: &W, case: &mut Case, mut from_pod: bool) -> Result<Nex
         }
     }
     Ok(Next::Done)
+}
+
+/// A datagram to a service that begins a flow with IPVS, as a fragment for one, where the next one could begin one here.
+#[inline(always)]
+fn is_left<W: World>(world: &W, case: &mut Case) -> bool {
+    case.t.protocol == protocol::UDP && case.config.has(Config::FAST) && balance::find_vip(world, case)
 }
 
 /// The policies let a connection out that may take the short way: what does the other pod's say, and is there room for both
@@ -304,6 +311,7 @@ pub(super) fn pair<W: World>(world: &W, case: &mut Case) -> Result<Next, Reason>
             balance::count(world, case.backend, 1);
             if case.backend != 0 {
                 world.count_connection(case.vip.id);
+                case.served = case.vip.id;
             }
             // Its interface was looked at a moment ago.
             fast::read_way(&mut case.way, &case.flow);
@@ -366,7 +374,7 @@ fn enter<W: World>(
     from_initiator: bool,
 ) -> Result<bool, Reason> {
     let needed = needs_entry(case, flags & Flow::FROM_POD != 0);
-    case.flow.flags = (case.flow.flags & (Flow::REPLIED | Flow::NAT))
+    case.flow.flags = (case.flow.flags & (Flow::REPLIED | Flow::NAT | Flow::IPVS))
         | flags
         | flag(needed, Flow::NEEDED)
         | flag(to_ifindex != 0, Flow::FAST);

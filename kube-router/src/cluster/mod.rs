@@ -16,8 +16,8 @@ use std::{
 };
 
 use crate::objects::{
-    ClusterNetworkPolicy, EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectEvent, ObjectKey, Place,
-    Pod, Service,
+    ClusterNetworkPolicy, Endpoint, EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectEvent,
+    ObjectKey, Place, Pod, Service,
 };
 use pods::Pods;
 use relist::Relist;
@@ -166,7 +166,14 @@ impl ClusterState {
             }
             Object::EndpointSlice(slice) => self.insert_slice(slice, dirty),
             Object::Node(node) => {
-                if self.nodes.get(&node.key.name) != Some(&node) {
+                let known = self.nodes.get(&node.key.name);
+                if known != Some(&node) {
+                    let (before, after) = (known.map(Node::ips).unwrap_or_default(), node.ips());
+                    let moved: BTreeSet<IpAddr> = before.symmetric_difference(&after).copied().collect();
+                    // Of the first lists services are looked at when all are there.
+                    if self.is_complete(Kind::Node) && !moved.is_empty() {
+                        dirty.services.extend(self.served_at(&node.key.name, &moved).cloned());
+                    }
                     dirty.nodes.insert(node.key.name.clone());
                     self.nodes.insert(node.key.name.clone(), node);
                 }
@@ -381,6 +388,27 @@ impl ClusterState {
     /// Slices that belong to no service.
     pub fn stray_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.slices.values().map(|slice| &**slice).filter(|slice| slice.service.is_none())
+    }
+
+    /// Services with endpoints of this node at some of these addresses.
+    fn served_at(&self, node: &str, ips: &BTreeSet<IpAddr>) -> impl Iterator<Item = &ObjectKey> {
+        let is_there = |endpoint: &Endpoint| endpoint.node.as_deref() == Some(node) && ips.contains(&endpoint.address);
+        self.slices
+            .values()
+            .filter(move |slice| slice.endpoints.iter().any(is_there))
+            .filter_map(|slice| slice.service.as_ref())
+    }
+
+    /// Of a service's endpoints those that have their node's own address: processes of its network, not pods with one of their
+    /// own. All of them, while not all nodes are known.
+    pub fn host_endpoints(&self, service: &ObjectKey) -> BTreeSet<IpAddr> {
+        let all_known = self.is_complete(Kind::Node);
+        let is_host = |endpoint: &&Endpoint| {
+            let node = endpoint.node.as_deref().and_then(|name| self.node(name));
+            !all_known || node.is_none_or(|node| node.has_ip(endpoint.address))
+        };
+        let endpoints = self.slices_of(service).flat_map(|slice| &slice.endpoints);
+        endpoints.filter(is_host).map(|endpoint| endpoint.address).collect()
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {

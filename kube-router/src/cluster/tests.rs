@@ -3,7 +3,10 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::objects::{AddressType, Endpoint};
+use crate::objects::{
+    AddressType, Endpoint,
+    parse::{Claim, RawObject},
+};
 
 fn slice(name: &str, service: Option<&str>, ip: [u8; 4]) -> EndpointSlice {
     EndpointSlice {
@@ -67,6 +70,38 @@ fn what_a_full_list_does_not_mention_is_gone_but_not_before_the_list_ends() {
     assert_eq!(cluster.slices_of(&ObjectKey::new("web", "b")).count(), 0);
     assert_eq!(dirty.services, keys(&["b"]));
     assert!(cluster.is_complete(Kind::EndpointSlice) && dirty.view);
+}
+
+/// What is sent to a pod and what is sent to a node go different ways.
+#[test]
+fn endpoints_with_their_node_s_address_are_told_from_pods() {
+    let node = |ip: [u8; 4]| {
+        let yaml = format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: n1}}, status: {{addresses: [{{type: InternalIP, address: {}}}]}}}}",
+            IpAddr::from(ip)
+        );
+        let object: RawObject = serde_saphyr::from_str(&yaml).expect("yaml");
+        let Claim::Ours(kind) = object.claim() else { panic!() };
+        ObjectEvent::Applied(object.parse(kind).expect("node").object)
+    };
+    let hosts = |cluster: &ClusterState, name: &str| cluster.host_endpoints(&ObjectKey::new("web", name)).len();
+    let mut cluster = ClusterState::new();
+    let mut dirty = Dirty::default();
+    cluster.apply(applied(slice("a-1", Some("a"), [10, 0, 0, 1])), &mut dirty);
+    cluster.apply(applied(slice("b-1", Some("b"), [192, 0, 2, 1])), &mut dirty);
+    cluster.apply(ObjectEvent::RelistStarted(Kind::Node), &mut dirty);
+    assert_eq!((hosts(&cluster, "a"), hosts(&cluster, "b")), (1, 1), "nobody knows yet");
+    cluster.apply(node([192, 0, 2, 1]), &mut dirty);
+    cluster.apply(ObjectEvent::RelistDone(Kind::Node), &mut dirty);
+    assert_eq!((hosts(&cluster, "a"), hosts(&cluster, "b")), (0, 1));
+    // The node gets another address: who is concerned is looked at again.
+    for (ip, services, count) in
+        [([192, 0, 2, 9], &["b"][..], 0), ([192, 0, 2, 8], &[], 0), ([192, 0, 2, 1], &["b"], 1)]
+    {
+        dirty = Dirty::default();
+        cluster.apply(node(ip), &mut dirty);
+        assert_eq!((dirty.services.clone(), hosts(&cluster, "b")), (keys(services), count), "{ip:?}");
+    }
 }
 
 fn nobody(name: &str) -> Pod {

@@ -45,6 +45,8 @@ pub enum Why {
     /// By annotation.
     Refused,
     Protocol,
+    /// rr and lc: an endpoint that only IPVS gives flows to, and not only its share.
+    Host,
     /// A client that IPVS knows keeps its destination.
     Affinity,
     /// Not in the kernel, or not for long.
@@ -73,6 +75,7 @@ impl fmt::Display for Path {
             Why::Masqueraded => f.write_str("IPVS: --masquerade-all"),
             Why::Refused => write!(f, "IPVS: annotation {}", annotations::FASTPATH),
             Why::Protocol => f.write_str("IPVS: SCTP"),
+            Why::Host => f.write_str("IPVS: an endpoint in its node's network"),
             Why::Affinity => f.write_str("IPVS: session affinity"),
             Why::Missing => f.write_str("IPVS: not there yet"),
             Why::Scheduler => f.write_str("IPVS: changed by somebody else"),
@@ -95,12 +98,13 @@ pub struct Ring {
     pub slots: Vec<u32>,
 }
 
-/// `server` and `list` are the kernel's; `wanted`: the Service says nothing against it.
+/// `server` and `list` are the kernel's; `wanted`: the Service says nothing against it; `hosts`: not all destinations are pods
+/// with a network of their own.
 pub fn compile_ring(
     key: &VirtualKey,
     server: &Virtual,
     list: &[Listed],
-    wanted: bool,
+    (wanted, hosts): (bool, bool),
     fast: &FastPath,
 ) -> Result<Ring, Why> {
     if let Some(why) = fast.off {
@@ -130,6 +134,10 @@ pub fn compile_ring(
         Scheduler::Mh => (Vip::MH, Scheduler::Mh),
         Scheduler::Other => return Err(Why::Scheduler),
     };
+    // The others ask a client's slot, and IPVS finds the same one there.
+    if hosts && like == Scheduler::Rr {
+        return Err(Why::Host);
+    }
     let tables = match (fast.tables, like) {
         (Some(tables), _) => tables,
         (None, Scheduler::Rr) => Tables::default(),

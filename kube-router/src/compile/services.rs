@@ -261,7 +261,14 @@ impl<'a> Compiler<'a> {
         let elsewhere = destinations.iter().filter(|to| candidates.is_elsewhere(to)).copied().collect();
         let server =
             Virtual { destinations: destinations.into_iter().map(|d| (d, 1)).collect(), ..self.template.clone() };
-        let frontend = Frontend { origin, port_name: port.name.clone(), fast: self.fast, elsewhere, server };
+        let frontend = Frontend {
+            origin,
+            port_name: port.name.clone(),
+            fast: self.fast,
+            elsewhere,
+            hosts: BTreeSet::new(),
+            server,
+        };
         if origin != Origin::NodePort && !self.node.is_host_address(address) {
             self.state.vips.insert(address);
         }

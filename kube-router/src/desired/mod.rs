@@ -57,8 +57,10 @@ pub struct Frontend {
     pub port_name: Box<str>,
     /// The Service has nothing against the fast path.
     pub fast: bool,
-    /// Destinations on other nodes.
+    /// Destinations that are pods of other nodes.
     pub elsewhere: BTreeSet<Destination>,
+    /// Destinations that are no pods with a network of their own.
+    pub hosts: BTreeSet<Destination>,
     pub server: Virtual,
 }
 

@@ -1,6 +1,9 @@
 //! The fields of a `v1/Node` that are read.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,17 @@ pub struct Node {
     pub zone: Option<Box<str>>,
     /// The annotations of [`super::annotations::OF_NODES`], as written.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl Node {
+    /// Its own, of both types.
+    pub fn ips(&self) -> BTreeSet<IpAddr> {
+        self.internal_ips.iter().chain(&self.external_ips).copied().collect()
+    }
+
+    pub fn has_ip(&self, ip: IpAddr) -> bool {
+        self.internal_ips.contains(&ip) || self.external_ips.contains(&ip)
+    }
 }
 
 /// Where somebody is who asks for a service; by default nowhere.

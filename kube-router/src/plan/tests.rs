@@ -32,6 +32,7 @@ fn frontend() -> impl Strategy<Value = Frontend> {
         port_name: "".into(),
         fast: true,
         elsewhere: BTreeSet::new(),
+        hosts: BTreeSet::new(),
         server: Virtual { scheduler, sched_flags: 0, persistence_s, destinations },
     })
 }
@@ -258,8 +259,14 @@ fn one_service(destinations: &[u8]) -> ServiceState {
         destinations: destinations.iter().map(|d| (SocketAddr::from(([10, 244, 0, *d], 53)), 1)).collect(),
         ..Virtual::default()
     };
-    let frontend =
-        Frontend { origin: Origin::ClusterIp, port_name: "dns".into(), fast: true, elsewhere: BTreeSet::new(), server };
+    let frontend = Frontend {
+        origin: Origin::ClusterIp,
+        port_name: "dns".into(),
+        fast: true,
+        elsewhere: BTreeSet::new(),
+        hosts: BTreeSet::new(),
+        server,
+    };
     ServiceState { frontends: [(key, frontend)].into(), vips: [ip(1)].into(), ..ServiceState::default() }
 }
 
@@ -330,6 +337,7 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
         port_name: "".into(),
         fast: true,
         elsewhere: BTreeSet::new(),
+        hosts: BTreeSet::new(),
         server: Virtual::default(),
     };
     let state = ServiceState { frontends: [(node_port, frontend)].into(), ..ServiceState::default() };

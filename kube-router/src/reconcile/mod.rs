@@ -429,10 +429,19 @@ impl Reconciler {
     }
 
     fn compile_one(&mut self, key: &ObjectKey) {
-        let (state, problems) = match self.cluster.service(key) {
+        let (mut state, problems) = match self.cluster.service(key) {
             Some(service) => compile_service(service, self.cluster.slices_of(key), &self.node, &self.config),
             None => (None, Vec::new()),
         };
+        if let Some(state) = &mut state {
+            // What pods send to another node itself somebody may have to masquerade.
+            let hosts = self.cluster.host_endpoints(key);
+            for frontend in state.frontends.values_mut() {
+                frontend.elsewhere.retain(|to| !hosts.contains(&to.ip()));
+                let destinations = frontend.server.destinations.keys();
+                frontend.hosts = destinations.filter(|to| hosts.contains(&to.ip())).copied().collect();
+            }
+        }
         self.problems.report(Reporter::Service(key.clone()), problems);
         let changes = self.desired.table.replace(key, state);
         for server in &changes.servers {

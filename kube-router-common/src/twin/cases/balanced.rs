@@ -153,12 +153,14 @@ pub(super) fn balanced(list: &mut List, f: Family) {
         }),
         ("without the switch", |t, _| t.config.flags = 0),
     ];
+    // What was tried stays with IPVS; of what never is nothing is known.
+    let never = ["a service that is all IPVS's", "without the switch"];
     for (text, change) in not_here {
         list.out(&says(&std::format!("{text}: IPVS chooses")), first())
             .given(serve)
             .given(move |t| change(t, f))
             .passes()
-            .flows(0)
+            .flows(usize::from(!never.contains(&text)))
             .notes(1);
     }
     list.out(&says("what opens nothing is IPVS's"), later()).given(serve).passes().flows(0).notes(1);
@@ -234,16 +236,65 @@ pub(super) fn balanced(list: &mut List, f: Family) {
         .given(|t| short_way::stand_at(t, IF_2))
         .delivers(IF_2, MAC_2)
         .flows(2);
-    list.out(&says("its backend is gone"), later())
+    list.out(&says("its backend is gone: nobody knows it any more, and the node's stack ends it"), later())
         .given(move |t| begun(t, f, Tcp::ESTABLISHED))
         .given(|t| change(t, |backend| backend.flags = 0))
-        .rejects(OUT, Reason::BackendGone);
+        .passes()
+        .flows(0)
+        .notes(1);
+    for flags in [ACK, Tcp::FIN | ACK, Tcp::RST] {
+        list.out(
+            &says(&std::format!("what a backend that is gone still says with {flags:#x} arrives")),
+            Build::tcp(by, client, flags).with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1)),
+        )
+        .at(IF_2)
+        .given(move |t| begun(t, f, Tcp::ESTABLISHED))
+        .given(|t| change(t, |backend| backend.flags = 0))
+        .delivers(IF_1, MAC_1)
+        .flows(2);
+    }
+    for (generation, changed) in [(0, ""), (1, ", since policies changed")] {
+        list.out(
+            &says(&std::format!("its pod is gone{changed}: the client's policy is asked whom IPVS chooses")),
+            later(),
+        )
+        .given(move |t| begun(t, f, Tcp::ESTABLISHED))
+        .given(move |t| {
+            t.ifaces.remove(&IF_2);
+            t.config.generation += generation;
+            t.pods.insert(1, PodGroups { ingress: 0, egress: GROUP_1_OUT });
+        })
+        .passes()
+        .flows(1)
+        .notes(1);
+    }
     list.out(&says("a connection anew gets a backend anew"), first())
         .given(move |t| begun(t, f, Tcp::TIME_WAIT))
         .given(|t| change(t, |backend| backend.flags = Backend::LIVE))
         .passes()
-        .flows(0)
+        .flows(1)
         .notes(1);
+    for (state, flows, ends) in [(Tcp::TIME_WAIT, 2, "has ended"), (Tcp::ESTABLISHED, 3, "lives")] {
+        let entry = list
+            .out(
+                &says(&std::format!("the same port, to another service of the same backend, and the former {ends}")),
+                first(),
+            )
+            .given(move |t| begun(t, f, state))
+            .given(move |t| {
+                // The former one was to the service's other port.
+                let (own, other) = (key(client, at, protocol::TCP), (at.0, 444));
+                let flow = t.flows.remove(&own).unwrap_or_default();
+                t.flows.insert(key(client, other, protocol::TCP), flow);
+                t.flows.entry(key(by, client, protocol::TCP)).and_modify(|flow| flow.to_port = 444);
+            })
+            .flows(flows);
+        if flows == 2 {
+            entry.delivers(IF_2, MAC_2)
+        } else {
+            entry.passes().notes(1)
+        };
+    }
     list.out(&says("the client's policy came to forbid it"), later())
         .given(move |t| begun(t, f, Tcp::ESTABLISHED))
         .given(|t| {

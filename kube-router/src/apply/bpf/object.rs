@@ -148,7 +148,7 @@ mod tests {
             map kr_actives array key 4 value 4 entries 262144 flags 0x0
             map kr_backends array key 4 value 24 entries 262144 flags 0x0
             map kr_buckets percpu_array key 4 value 16 entries 21 flags 0x0
-            map kr_case percpu_array key 4 value 544 entries 1 flags 0x0
+            map kr_case percpu_array key 4 value 552 entries 1 flags 0x0
             map kr_cidrs lpm_trie key 24 value 8 entries 131072 flags 0x1
             map kr_config array key 4 value 16 entries 1 flags 0x0
             map kr_drops percpu_hash key 8 value 16 entries 16384 flags 0x1

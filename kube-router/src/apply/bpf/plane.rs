@@ -33,6 +33,8 @@ use crate::{
 /// How long packets of older connections are looked for after tables were made anew: two probes of a client whose
 /// retransmission backed off, or a request on most idle connections.
 const LEARN_S: u32 = 120;
+/// How long IPVS knows a silent flow of UDP.
+const UDP_S: u32 = 300;
 
 pub struct KernelPolicy {
     dataplane: Dataplane,
@@ -54,13 +56,14 @@ impl KernelPolicy {
     /// Loads the programs, pinned below `base`, and takes over what an earlier agent left there, whatever sizes it had.
     /// Attaches nothing.
     pub fn open(base: &Path, entries: BTreeMap<&'static str, u32>) -> Result<Self, PlaneError> {
-        let old = resize::make_way(base, &entries)?;
+        resize::make_way(base, &entries)?;
         let options = Options { pins: Some(root(base)), entries };
         let dataplane = Dataplane::load(&options)?;
         let tables = dataplane.tables();
-        let before = match old {
+        let is_new = tables.config()?.generation == 0;
+        let before = match resize::left_behind(base).filter(|_| is_new) {
             Some(old) => {
-                resize::take_over_balance(&old, dataplane.balance())?;
+                resize::take_over_balance(&old, dataplane.balance(), now_s() + LEARN_S + UDP_S)?;
                 resize::take_over(&old, tables, now_s() + LEARN_S)?
             }
             None => None,

@@ -14,23 +14,36 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kube_router_common::config::Config;
+use kube_router_common::{balance::Vip, config::Config};
 use tracing::{info, warn};
 
 use super::{
     BalanceMaps, BpfError, Tables,
     object::{self, Fit},
     root,
+    stale::schemas,
     table::{Row, Table},
 };
+
+/// So many agents may end one after the other before their tables are in force.
+const MOST_MOVED: u32 = 100;
+
+/// Numbers that no schema has.
+fn moved_names() -> impl Iterator<Item = String> {
+    std::iter::once(0).chain((u32::MAX - MOST_MOVED..=u32::MAX).rev()).map(|number| format!("v{number}"))
+}
+
+fn is_moved(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| moved_names().any(|moved| *name == *moved))
+}
 
 /// Moves what is pinned out of the way if its sizes are not these; says where it is then.
 pub fn make_way(base: &Path, entries: &BTreeMap<&'static str, u32>) -> Result<Option<PathBuf>, BpfError> {
     let object = object::embedded().ok_or(BpfError::NoObject)?;
     let pins = root(base);
     let Fit::Resized { map, pinned, wanted } = object::fit(object, &pins, entries)? else { return Ok(None) };
-    // Numbers that no schema has; more than one is taken if an agent ended before all was in force.
-    let mut names = std::iter::once(0).chain((0..=u32::MAX).rev()).map(|number| base.join(format!("v{number}")));
+    // More than one is taken if an agent ended before all was in force.
+    let mut names = moved_names().map(|name| base.join(name));
     let Some(old) = names.find(|name| !name.exists()) else { return Ok(None) };
     fs::rename(&pins, &old).map_err(|source| BpfError::Pin { path: pins, source })?;
     info!(map, pinned, wanted, old = %old.display(), "tables get another size; the old ones judge until the new ones do");
@@ -68,8 +81,18 @@ pub fn take_over(old: &Path, to: &Tables, learn_until_s: u32) -> Result<Option<T
     Ok(Some(from))
 }
 
-/// Copies what the service fast path has, if the older agent knew it. Its tables have one size.
-pub fn take_over_balance(old: &Path, to: &BalanceMaps) -> Result<(), BpfError> {
+/// Tables that were moved out of the way and are still in force, as no agent since then got as far as its own.
+pub fn left_behind(base: &Path) -> Option<PathBuf> {
+    let generation =
+        |path: &PathBuf| Tables::open(path).and_then(|tables| tables.config()).map_or(0, |of| of.generation);
+    let moved = schemas(base).into_iter().filter(|path| is_moved(path));
+    moved.map(|path| (generation(&path), path)).filter(|(generation, _)| *generation != 0).max().map(|(_, path)| path)
+}
+
+/// Copies what the service fast path has, if the older agent knew it. Its tables have one size. Until the new programs are at
+/// work the old ones leave new flows to IPVS, as nobody tells them of endpoints that go; `learn_until_s`: a flow of UDP
+/// that is not known by then is none that IPVS got meanwhile.
+pub fn take_over_balance(old: &Path, to: &BalanceMaps, learn_until_s: u32) -> Result<(), BpfError> {
     let Ok(from) = BalanceMaps::open(old) else { return Ok(()) };
     copy_used(&from.backends, &to.backends)?;
     copy_used(&from.actives, &to.actives)?;
@@ -77,7 +100,10 @@ pub fn take_over_balance(old: &Path, to: &BalanceMaps) -> Result<(), BpfError> {
     copy_used(&from.vip_counts, &to.vip_counts)?;
     copy(&from.rings, &to.rings)?;
     // Last: whoever finds a row finds what it names.
-    copy(&from.vips, &to.vips)
+    let rows = from.vips.read_all()?;
+    let learning = |vip: Vip| Vip { learn_until_s: vip.learn_until_s.max(learn_until_s), ..vip };
+    to.vips.put_all(&rows.iter().map(|(key, vip)| (*key, learning(*vip))).collect::<Vec<_>>())?;
+    from.vips.delete_all(&rows.iter().map(|(key, _)| *key).collect::<Vec<_>>()).map(drop)
 }
 
 /// Adds flows that began since the copy; those that are known by now stay as they are. A full table takes no more.

@@ -55,6 +55,8 @@ fn disarm(schema: &Path, tables: &Tables) -> Result<usize, BpfError> {
     if let Ok(balance) = BalanceMaps::open(schema) {
         let vips: Vec<ServiceKey> = balance.vips.read_all()?.into_iter().map(|(key, _)| key).collect();
         balance.vips.delete_all(&vips)?;
+        // Of pods that are gone, and of those that ended without a word.
+        tables.sweep_flows(&balance, 0, now_s())?;
     }
     let mut pods = tables.pods.read_all()?;
     pods.retain(|(_, groups)| *groups != PodGroups::default());

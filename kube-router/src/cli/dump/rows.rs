@@ -150,6 +150,7 @@ impl FlowLine {
         let marks = [
             (key.kind == FlowKey::BEHIND, "behind-service"),
             (flow.is(Flow::PENDING), "to-service"),
+            (flow.is(Flow::IPVS), "ipvs"),
             (key.kind == FlowKey::NET, "from-network"),
             (flow.is(Flow::FAST), "fast"),
             (!flow.is(Flow::REPLIED), "unreplied"),

@@ -36,7 +36,7 @@ fn list(weights: &[u32]) -> DestinationList {
 }
 
 fn compile(server: &Virtual, weights: &[u32], fast: &FastPath) -> Result<Ring, Why> {
-    compile_ring(&key(Protocol::Tcp), server, list(weights).as_slice(), true, fast)
+    compile_ring(&key(Protocol::Tcp), server, list(weights).as_slice(), (true, false), fast)
 }
 
 #[test]
@@ -86,8 +86,10 @@ fn whatever_ipvs_must_decide_has_a_reason() {
         assert_eq!(compile(server, weights, fast), Err(why), "{server:?} {weights:?}");
     }
     let list = list(&[1]);
-    assert_eq!(compile_ring(&key(Protocol::Sctp), &rr, list.as_slice(), true, &FAST), Err(Why::Protocol));
-    assert_eq!(compile_ring(&key(Protocol::Udp), &rr, list.as_slice(), false, &FAST), Err(Why::Refused));
+    assert_eq!(compile_ring(&key(Protocol::Sctp), &rr, list.as_slice(), (true, false), &FAST), Err(Why::Protocol));
+    assert_eq!(compile_ring(&key(Protocol::Udp), &rr, list.as_slice(), (false, false), &FAST), Err(Why::Refused));
+    assert_eq!(compile_ring(&key(Protocol::Tcp), &rr, list.as_slice(), (true, true), &FAST), Err(Why::Host));
+    assert!(compile_ring(&key(Protocol::Tcp), &server(Scheduler::Sh, 0), list.as_slice(), (true, true), &FAST).is_ok());
     assert!(compile(&rr, &[1], &blind).is_ok());
     assert_eq!(Path::Ipvs(Why::Refused).to_string(), "IPVS: annotation kube-router.io/service.fastpath");
 }

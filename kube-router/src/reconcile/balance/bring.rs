@@ -69,7 +69,7 @@ impl Balancer {
             _ if view.ipvs.is_none() => Err(Why::Off),
             _ if let Some(why) = self.fast.off => Err(why),
             (Some((server, _)), Some(wish)) if stays => {
-                compile_ring(key, server, next.as_slice(), wish.fast, &self.fast)
+                compile_ring(key, server, next.as_slice(), (wish.fast, !wish.hosts.is_empty()), &self.fast)
             }
             _ => Err(Why::Missing),
         };

@@ -130,7 +130,7 @@ fn a_connection_to_the_backend_itself_is_not_mixed_up_with_one_through_the_servi
         assert_eq!(path.run(IF_1, Build::tcp(client, by, SYN)).action, Action::Deliver);
         let outcome = path.run(IF_1, Build::tcp(client, (service(f), 443), SYN));
         assert_eq!(outcome.action, Action::Pass, "IPVS is to know what to do");
-        assert_eq!(path.tables.flows.len(), 2);
+        assert_eq!(path.tables.flows.len(), 3, "and keeps it");
         let answer = path.run(IF_2, Build::tcp(by, client, SYN | ACK));
         let wanted = Build::tcp(by, client, SYN | ACK).with(|b| (b.from_mac, b.to_mac) = (MAC_2, MAC_1)).bytes();
         assert_eq!(answer.delivered, Some((IF_1, wanted)));
@@ -272,7 +272,9 @@ fn datagrams_keep_their_backend_until_it_is_gone() {
         path.tables.rings.insert(RingKey { ring: 40, slot: 0 }, 50 + more);
         let ask = |path: &mut Path, text: &[u8]| path.run(IF_1, Build::udp(client, at, text));
         assert_eq!(ask(&mut path, b"early").action, Action::Pass, "IPVS may know it");
-        path.tables.now_s += 10;
+        path.tables.now_s += 290;
+        assert_eq!(ask(&mut path, b"still").action, Action::Pass, "IPVS has it, and keeps it");
+        path.tables.now_s += 310;
         for text in [&b"one"[..], b"two", b"three"] {
             let wanted = Build::udp(client, (by.0, by.1 + 50), text).with(|b| (b.from_mac, b.to_mac) = (MAC_1, MAC_2));
             assert_eq!(ask(&mut path, text).delivered, Some((IF_2, wanted.bytes())), "{f:?}");
@@ -345,7 +347,57 @@ fn a_backend_of_another_node_answers_as_the_service() {
         assert_eq!(path.send(ACK), None);
         path.tables.pods.remove(&1);
         assert!(path.hear(ACK).action == Action::Deliver && path.send(ACK).is_some());
+        // They come to allow this port and no other.
+        let mut path = Path::remote(f);
+        assert!(path.send(SYN).is_some());
+        path.tables.pods.insert(1, PodGroups { ingress: 0, egress: GROUP_1_OUT });
+        path.tables.ports.insert(port_index(protocol::TCP, 8080).unwrap_or_default(), WEB);
+        path.tables.config.generation += 1;
+        assert_eq!(path.hear(SYN | ACK).action, Action::Deliver);
+        // What opens a connection is no answer.
+        assert_eq!(path.hear(SYN).action, Action::Pass);
+        // Somebody else has the address by now.
+        path.tables.endpoints.entry(pod_1(f)).and_modify(|to| to.pod = 77);
+        assert_eq!(path.hear(ACK).action, Action::Pass);
     }
+}
+
+/// In order, as a node sends them.
+#[test]
+fn a_large_answer_of_another_node_comes_in_fragments() {
+    for f in Family::BOTH {
+        let mut path = Path::remote(f);
+        let (client, at, by) = ((pod_1(f), 4000), (service(f), 443), (friend(f), 8080));
+        let vips: Vec<(ServiceKey, Vip)> = path.tables.vips.iter().map(|(key, vip)| (*key, *vip)).collect();
+        for (key, vip) in vips {
+            let key = ServiceKey { protocol: protocol::UDP, ..key };
+            path.tables.vips.insert(key, vip);
+            path.tables.services.insert(key, Service::default());
+        }
+        assert_eq!(path.run(IF_1, Build::udp(client, at, b"query")).action, Action::Deliver);
+        let whole = Build::udp(by, client, &[7; 64]);
+        for (offset, more) in [(0, true), (24, true), (48, false)] {
+            let part = |from: (Address, u16)| {
+                let mut part = Build::udp(from, client, &[7; 64]).with(|b| b.to_mac = MAC_1);
+                let end = if more { offset + 24 } else { part.transport.len() };
+                part.transport = part.transport[offset..end].to_vec();
+                fragment(part, offset, more)
+            };
+            let bytes = part(by);
+            let packet = Packet { bytes, ifindex: IF_UPLINK, note: 0, mark: 0, checksum: None };
+            let heard = path.tables.run(Hook::UplinkIn, &packet);
+            assert_eq!(heard.delivered, Some((IF_1, part(at))), "{f:?} {offset} of {}", whole.transport.len());
+        }
+    }
+}
+
+fn fragment(part: Build, offset: usize, more: bool) -> Vec<u8> {
+    let word = (offset as u16 / 8) << if part.from.is_v4() { 0 } else { 3 };
+    if part.from.is_v4() {
+        return part.with(|b| b.fragment = word | if more { 0x2000 } else { 0 }).bytes();
+    }
+    let [high, low] = (word | u16::from(more)).to_be_bytes();
+    part.with(|b| b.extensions = std::vec![(44, std::vec![0, high, low, 0, 0, 0, 9])]).bytes()
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl Rig {
             "spec": {"clusterIP": format!("10.96.0.{number}"), "clusterIPs": [format!("10.96.0.{number}")],
                      "ports": [{"port": 80, "protocol": protocol}]},
         }));
-        let endpoint = |last: &u8| json!({"addresses": [format!("10.244.0.{last}")], "conditions": {"ready": true}});
+        let endpoint = |last: &u8| json!({"addresses": [format!("10.244.0.{last}")], "conditions": {"ready": true}, "nodeName": "n1"});
         self.put(json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": name, "namespace": "a", "labels": {"kubernetes.io/service-name": name}},
@@ -344,7 +344,8 @@ impl Rig {
         let desired = &self.reconciler.desired().table;
         for (key, _, frontend) in desired.servers() {
             let list = kernel.lists[key].as_slice();
-            let wanted = compile_ring(key, &kernel.servers[key], list, frontend.fast, &self.fast);
+            let says = (frontend.fast, !frontend.hosts.is_empty());
+            let wanted = compile_ring(key, &kernel.servers[key], list, says, &self.fast);
             let (path, row) = self.reconciler.path(key).expect("a balancer");
             assert_eq!(row, tables.vips.get(&key_of(key)).copied(), "{key}");
             // Only the list that was followed knows what weights were.
