@@ -273,7 +273,9 @@ fn piece(offset: u16, more: bool, protocol: u8) -> Result<Piece, Reason> {
 #[inline(always)]
 fn extensions(packet: &impl Bytes, ends: &Ends, t: &mut Transport) -> Result<(), Reason> {
     let mut left = MAX_EXTENSIONS;
-    while is_extension(t.protocol) {
+    // Old verifiers follow a way back only if it is a jump; a condition at the end is one.
+    let mut has_one = is_extension(t.protocol);
+    while has_one {
         if left == 0 {
             return Err(Reason::Extensions);
         }
@@ -312,6 +314,7 @@ fn extensions(packet: &impl Bytes, ends: &Ends, t: &mut Transport) -> Result<(),
         if matches!(t.piece, Piece::Later) {
             return Ok(());
         }
+        has_one = is_extension(t.protocol);
     }
     if t.at > ends.total { Err(Reason::Truncated) } else { Ok(()) }
 }

@@ -51,6 +51,9 @@ use crate::{
     },
 };
 
+/// Rings that the kernel refuses, one after the other, before the rest waits as after any failure.
+const REFUSED_AT_ONCE: usize = 8;
+
 /// Rows written before the loop looks around again: some tens of milliseconds.
 const CHUNK_ROWS: usize = 65_536;
 /// Virtual servers compiled before their orders are carried out: mh's table takes up to a millisecond.
@@ -237,7 +240,10 @@ impl Balancer {
         self.failed(&error, now_ms);
         if let Some(key) = refused {
             self.refused.insert(key);
-            self.read_at_ms = Some(now_ms);
+            // Each costs a reading of all tables: of many only the first ones are put aside at once.
+            if self.refused.len() <= REFUSED_AT_ONCE {
+                self.read_at_ms = Some(now_ms);
+            }
         }
     }
 
