@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use kube_router::apply::{
     PolicyPlane,
-    bpf::{BpfError, Dataplane, KernelPolicy, Options, Tables, entries, now_s},
+    bpf::{BalanceMaps, BpfError, Dataplane, KernelPolicy, Options, Tables, entries, now_s},
 };
 use kube_router_common::{
+    balance::Vip,
     config::{Config, Iface},
     flow::{Flow, FlowKey, Tcp},
     names,
-    policy::{ANY, Endpoint, Peer, PodGroups, PolicyKey, PolicyRow},
+    policy::{ANY, Endpoint, Peer, PodGroups, PolicyKey, PolicyRow, ServiceKey},
     sizes::Sizes,
 };
 
@@ -97,6 +98,42 @@ fn another_size_takes_over_what_the_old_tables_hold() {
     let tables = plane.dataplane().tables();
     assert_eq!(tables.flows.get(&flow_key(1)).expect("read"), Some(newer), "what goes on is not set back");
     assert!(tables.flows.get(&flow_key(2)).expect("read").is_some(), "UDP too");
+}
+
+/// Killed before it copied, or before its programs were in force: what is in force is still the first one's.
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter ended_too_early"]
+fn agents_that_ended_too_early_lose_no_flow() {
+    let _alone = alone();
+    let pins = Pins::new();
+    let small = || KernelPolicy::open(&base(&pins), entries(&SMALL)).expect("opens");
+    let large = || KernelPolicy::open(&base(&pins), entries(&Sizes { flows: 2_048, ..SMALL })).expect("opens");
+    let mut plane = small();
+    fill(plane.dataplane().tables());
+    let key = ServiceKey { address: address("10.96.0.1"), port: 53, protocol: 17, pad: 0 };
+    let vip = Vip { id: 1, ring: 1, slots: 1, scheduler: Vip::RR, ..Vip::default() };
+    plane.dataplane().balance().vips.put(&key, &vip).expect("row");
+    drop(plane);
+    std::fs::rename(pins.root(), base(&pins).join("v0")).expect("moved");
+    for port in 2..4 {
+        let mut plane = large();
+        assert_eq!(versions(&pins), ["v0", "v2"]);
+        let tables = plane.dataplane().tables();
+        assert!(tables.flows.get(&flow_key(1)).expect("read").is_some());
+        assert!(tables.config().expect("config").generation > 9);
+        // The old programs leave new flows to IPVS from now on, which has them a while longer.
+        let learned = plane.dataplane().balance().vips.get(&key).expect("read").map(|vip| vip.learn_until_s);
+        assert!(learned.is_some_and(|until| until > now_s() + 300));
+        let old = base(&pins).join("v0");
+        assert!(BalanceMaps::open(&old).expect("tables").vips.read_all().expect("rows").is_empty());
+        Tables::open(&old).expect("tables").flows.put(&flow_key(port), &flow()).expect("flow");
+    }
+    let mut plane = large();
+    plane.settled();
+    assert_eq!(versions(&pins), ["v2"]);
+    let flows = &plane.dataplane().tables().flows;
+    let known = (1..4).filter(|port| flows.get(&flow_key(*port)).expect("read").is_some()).count();
+    assert_eq!(known, 3);
 }
 
 #[test]

@@ -61,7 +61,9 @@ impl KernelPolicy {
         let dataplane = Dataplane::load(&options)?;
         let tables = dataplane.tables();
         let is_new = tables.config()?.generation == 0;
-        let before = match resize::left_behind(base).filter(|_| is_new) {
+        let before = match resize::left_behind(base) {
+            // The rows were taken over, by one that ended before all was in force; flows have begun since.
+            Some(old) if !is_new => Tables::open(&old).ok(),
             Some(old) => {
                 resize::take_over_balance(&old, dataplane.balance(), now_s() + LEARN_S + UDP_S)?;
                 resize::take_over(&old, tables, now_s() + LEARN_S)?

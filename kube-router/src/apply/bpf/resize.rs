@@ -14,14 +14,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kube_router_common::{balance::Vip, config::Config};
+use kube_router_common::{balance::Vip, config::Config, packet::protocol, policy::ServiceKey};
 use tracing::{info, warn};
 
 use super::{
     BalanceMaps, BpfError, Tables,
     object::{self, Fit},
     root,
-    stale::schemas,
     table::{Row, Table},
 };
 
@@ -31,10 +30,6 @@ const MOST_MOVED: u32 = 100;
 /// Numbers that no schema has.
 fn moved_names() -> impl Iterator<Item = String> {
     std::iter::once(0).chain((u32::MAX - MOST_MOVED..=u32::MAX).rev()).map(|number| format!("v{number}"))
-}
-
-fn is_moved(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| moved_names().any(|moved| *name == *moved))
 }
 
 /// Moves what is pinned out of the way if its sizes are not these; says where it is then.
@@ -81,12 +76,11 @@ pub fn take_over(old: &Path, to: &Tables, learn_until_s: u32) -> Result<Option<T
     Ok(Some(from))
 }
 
-/// Tables that were moved out of the way and are still in force, as no agent since then got as far as its own.
+/// Tables that were moved out of the way and are still in force: the first ones, as no agent since then got as far as its own.
 pub fn left_behind(base: &Path) -> Option<PathBuf> {
-    let generation =
-        |path: &PathBuf| Tables::open(path).and_then(|tables| tables.config()).map_or(0, |of| of.generation);
-    let moved = schemas(base).into_iter().filter(|path| is_moved(path));
-    moved.map(|path| (generation(&path), path)).filter(|(generation, _)| *generation != 0).max().map(|(_, path)| path)
+    let is_used =
+        |path: &PathBuf| Tables::open(path).and_then(|tables| tables.config()).is_ok_and(|of| of.generation != 0);
+    moved_names().map(|name| base.join(name)).filter(|path| path.exists()).find(is_used)
 }
 
 /// Copies what the service fast path has, if the older agent knew it. Its tables have one size. Until the new programs are at
@@ -101,8 +95,11 @@ pub fn take_over_balance(old: &Path, to: &BalanceMaps, learn_until_s: u32) -> Re
     copy(&from.rings, &to.rings)?;
     // Last: whoever finds a row finds what it names.
     let rows = from.vips.read_all()?;
-    let learning = |vip: Vip| Vip { learn_until_s: vip.learn_until_s.max(learn_until_s), ..vip };
-    to.vips.put_all(&rows.iter().map(|(key, vip)| (*key, learning(*vip))).collect::<Vec<_>>())?;
+    let learning = |(key, vip): &(ServiceKey, Vip)| match key.protocol {
+        protocol::UDP => (*key, Vip { learn_until_s: vip.learn_until_s.max(learn_until_s), ..*vip }),
+        _ => (*key, *vip),
+    };
+    to.vips.put_all(&rows.iter().map(learning).collect::<Vec<_>>())?;
     from.vips.delete_all(&rows.iter().map(|(key, _)| *key).collect::<Vec<_>>()).map(drop)
 }
 
