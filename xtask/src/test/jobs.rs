@@ -58,7 +58,7 @@ fn on_this_machine(job: &Job, environment: &[(String, String)]) -> Result<Count>
 }
 
 /// Random inputs of one run where the processor is emulated, tens of times slower; this machine's kernel sees the rest.
-const EMULATED: [(&str, &str); 2] = [("KUBE_ROUTER_FUZZ_PACKETS", "10000"), ("KUBE_ROUTER_MODEL_PAIRS", "4000")];
+const EMULATED: [(&str, &str); 2] = [("KUBE_ROUTER_FUZZ_PACKETS", "5000"), ("KUBE_ROUTER_MODEL_PAIRS", "2000")];
 
 /// A choice of the caller that tests in virtual machines hear of, too.
 const CHOICE: &str = "KUBE_ROUTER_TEST_SCENARIO";
