@@ -73,7 +73,7 @@ use Place::{Host, OldVm, Vm};
 pub const RULES: &[Rule] = &[
     Rule { memory_mib: 2048, ..rule("cni", "chain", &[(2, Host), (4, Vm)]) },
     // A thousand crafted packets and a hundred thousand random ones, one by one.
-    Rule { memory_mib: 2048, timeout_s: 2700, ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm)]) },
+    Rule { memory_mib: 3072, timeout_s: 2700, ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "bpf_ipvs", &[(4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_kernel", &[(1, Host), (4, Vm)]) },
     Rule { modules: NETWORK, ..rule("kube-router", "firewall_ipvs", &[(4, Vm)]) },
