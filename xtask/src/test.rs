@@ -11,6 +11,8 @@ mod jobs;
 
 use std::env;
 use std::process::{ExitCode, Stdio};
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -103,8 +105,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// With the time since the first one: continuous integration has only so much.
 fn heading(text: &str) {
-    println!("\n==== {text}");
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let seconds = BEGIN.elapsed().as_secs();
+    println!("\n==== {:02}:{:02} {text}", seconds / 60, seconds % 60);
 }
 
 /// The variable that skips this job, if one is set. Any other value than "skip" is a mistake worth stopping for.
@@ -137,12 +142,13 @@ fn select(binaries: &[TestBinary], tiers: &[u8], kernels: &[Kernel], filter: Opt
             names.iter().flat_map(|name| ["--skip".to_string(), name.to_string()]).collect()
         };
         let selection = [skip(rule.skip), wanted].concat();
-        let in_machines = [skip(rule.vm_skip), selection.clone()].concat();
         let ignored = list(binary, "--ignored", &selection)?;
         if ignored == 0 {
             continue;
         }
         for &(tier, place) in rule.runs.iter().filter(|(tier, _)| tiers.contains(tier)) {
+            let left_out = if tier < 6 { rule.vm_skip } else { &[] };
+            let in_machines = [skip(left_out), selection.clone()].concat();
             let job = |kernel: Option<Kernel>, tests| {
                 let selection = if kernel.is_some() { &in_machines } else { &selection };
                 Job { tier, binary: binary.clone(), rule, kernel, selection: selection.clone(), tests }

@@ -19,7 +19,10 @@ use kube_router_common::{
     names,
     policy::{Address, Peer},
     reason::{Direction, Reason},
-    twin::cases::{IF_1, IF_2},
+    twin::{
+        cases::{IF_1, IF_2},
+        fuzz,
+    },
 };
 
 use crate::{
@@ -224,7 +227,8 @@ fn replaced_under_flood_without_a_leak() {
                 })
             }
         });
-        for _ in 0..20 {
+        let replacements = fuzz::number("KUBE_ROUTER_REPLACEMENTS", 20);
+        for _ in 0..replacements {
             // As a new agent does.
             dataplane = Dataplane::load(&pins.options()).expect("load");
             attach_pods(&mut dataplane);
@@ -234,7 +238,7 @@ fn replaced_under_flood_without_a_leak() {
         thread::sleep(Duration::from_millis(200));
         let leaked = std::iter::from_fn(|| inbox.recv(&mut [0; 16]).ok()).count();
         let refused = refused_packets(&dataplane, 2, Direction::Ingress);
-        println!("{sent} sent, {refused} refused, {leaked} leaked, 20 replacements");
+        println!("{sent} sent, {refused} refused, {leaked} leaked, {replacements} replacements");
         assert_eq!(leaked, 0);
         assert!(sent > 1_000 && refused + 10 >= sent, "{sent} sent, {refused} refused");
     });

@@ -225,17 +225,28 @@ fn clear<K: Row, V: Row>(table: &Table<K, V>) {
     }
 }
 
-fn fill<K: Row, V: Row>(table: &Table<K, V>, rows: &BTreeMap<K, V>) {
+fn fill<K: Row + Ord, V: Row>(table: &Table<K, V>, rows: &BTreeMap<K, V>) {
     clear(table);
-    let rows: Vec<(K, V)> = rows.iter().map(|(key, value)| (*key, *value)).collect();
-    if !rows.is_empty() {
-        table.put_all(&rows).expect("write");
+    follow(table, &BTreeMap::new(), rows);
+}
+
+/// A table that programs only read holds what was written last. Reading it would take longer than all the rest.
+fn follow<K: Row + Ord, V: Row>(table: &Table<K, V>, wrote: &BTreeMap<K, V>, rows: &BTreeMap<K, V>) {
+    let gone: Vec<K> = wrote.keys().filter(|key| !rows.contains_key(key)).copied().collect();
+    if !gone.is_empty() {
+        table.delete_all(&gone).expect("delete");
+    }
+    let new = rows.iter().filter(|(key, value)| wrote.get(key).is_none_or(|one| one.as_bytes() != value.as_bytes()));
+    let new: Vec<(K, V)> = new.map(|(key, value)| (*key, *value)).collect();
+    if !new.is_empty() {
+        table.put_all(&new).expect("write");
     }
 }
 
 impl Rig {
+    /// With room for so many flows; `None`: for all that a test has. What is read after each packet is small.
     pub fn new(flows: Option<u32>) -> Self {
-        let entries = flows.map(|flows| (names::FLOWS, flows)).into_iter().collect();
+        let entries = [(names::FLOWS, flows.unwrap_or(8_192)), (names::DROPS, 1_024)].into();
         let mut dataplane = Dataplane::load(&Options { pins: None, entries }).expect("load");
         let front = Front::of(&dataplane);
         let events = dataplane.take_events().expect("events");
@@ -246,15 +257,16 @@ impl Rig {
     pub fn write(&mut self, tables: &Tables) {
         let maps = self.dataplane.tables();
         maps.set_config(&tables.config).expect("config");
-        fill(&maps.endpoints, &tables.endpoints);
-        fill(&maps.ifaces, &tables.ifaces);
-        fill(&maps.peers, &tables.peers);
-        fill(&maps.cidrs, &tables.cidrs);
-        fill(&maps.services, &tables.services);
-        fill(&maps.policy, &tables.policy);
+        let wrote = &self.wrote;
+        follow(&maps.endpoints, &wrote.endpoints, &tables.endpoints);
+        follow(&maps.ifaces, &wrote.ifaces, &tables.ifaces);
+        follow(&maps.peers, &wrote.peers, &tables.peers);
+        follow(&maps.cidrs, &wrote.cidrs, &tables.cidrs);
+        follow(&maps.services, &wrote.services, &tables.services);
+        follow(&maps.policy, &wrote.policy, &tables.policy);
         let balance = self.dataplane.balance();
-        fill(&balance.vips, &tables.vips);
-        fill(&balance.rings, &tables.rings);
+        follow(&balance.vips, &wrote.vips, &tables.vips);
+        follow(&balance.rings, &wrote.rings, &tables.rings);
         for backend in self.wrote.backends.keys().chain(tables.backends.keys()) {
             let row = tables.backends.get(backend).copied().unwrap_or_default();
             balance.backends.put(backend, &row).expect("backend");

@@ -45,11 +45,12 @@ pub fn run_all(jobs: &[Job], environment: &[(String, String)]) -> Result<Count> 
 
 fn on_this_machine(job: &Job, environment: &[(String, String)]) -> Result<Count> {
     let timeout = Duration::from_secs(job.rule.timeout_s);
-    let mut command = host::isolated(environment, timeout);
+    let environment = [environment, &[unstable()]].concat();
+    let mut command = host::isolated(&environment, timeout);
     if let Some(controllers) = job.rule.control_plane {
         command.arg(ControlPlane::program()).arg(ControlPlane::controllers(controllers)).arg("--");
     }
-    command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(&job.selection);
+    command.arg(&job.binary.path).args(["--ignored", "--test-threads=1"]).args(TIMES).args(&job.selection);
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", sh::line(&command)))?;
     let output = tee(child.stdout.take().context("piped")?)?;
@@ -57,8 +58,17 @@ fn on_this_machine(job: &Job, environment: &[(String, String)]) -> Result<Count>
     Ok(judge(job, &output, status.success(), &status.to_string()))
 }
 
-/// Random inputs of one run where the processor is emulated, tens of times slower; this machine's kernel sees the rest.
-const EMULATED: [(&str, &str); 2] = [("KUBE_ROUTER_FUZZ_PACKETS", "5000"), ("KUBE_ROUTER_MODEL_PAIRS", "2000")];
+/// How often the same is done in one run where the processor is emulated, tens of times slower; this machine's kernel sees
+/// the rest.
+const EMULATED: [(&str, &str); 3] =
+    [("KUBE_ROUTER_FUZZ_PACKETS", "5000"), ("KUBE_ROUTER_MODEL_PAIRS", "2000"), ("KUBE_ROUTER_REPLACEMENTS", "4")];
+
+/// libtest tells what each test took, though that is not stable yet.
+const TIMES: [&str; 2] = ["-Zunstable-options", "--report-time"];
+
+fn unstable() -> (String, String) {
+    ("RUSTC_BOOTSTRAP".to_owned(), "1".to_owned())
+}
 
 /// A choice of the caller that tests in virtual machines hear of, too.
 const CHOICE: &str = "KUBE_ROUTER_TEST_SCENARIO";
@@ -74,6 +84,7 @@ fn in_machine(job: &Job, environment: &[(String, String)], output_lock: &Mutex<(
     for (name, number) in EMULATED {
         environment.push((name.to_owned(), std::env::var(name).unwrap_or_else(|_| number.to_owned())));
     }
+    environment.push(unstable());
     environment.extend(std::env::var(CHOICE).map(|text| (CHOICE.to_owned(), text)));
     let options = VmOptions {
         memory_mib: job.rule.memory_mib,
@@ -84,6 +95,7 @@ fn in_machine(job: &Job, environment: &[(String, String)], output_lock: &Mutex<(
     };
     let mut argv = vec![job.binary.path.to_string_lossy().into_owned()];
     argv.extend(["--include-ignored", "--test-threads=1"].map(String::from));
+    argv.extend(TIMES.map(String::from));
     argv.extend(job.selection.clone());
     let progress = sh::Progress::start(&job.title());
     let mut output = vm::run(&options, &argv)?;
