@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! first packet of a flow to a service
-//!   vip     = kr_vips[address, port, protocol]   no row: IPVS's alone
+//!   vip     = kr_vips[address, port, protocol]   no row, or one without slots: IPVS's alone
 //!   slot    = by vip.scheduler                   rr: kr_turns[vip.id]; sh, dh, mh: `schedule`; lc: kr_actives of all
 //!   id      = kr_rings[vip.ring, slot]           no row, or schedule::NONE: IPVS's
 //!   backend = kr_backends[id]                    not OPEN, or not of this vip: IPVS's
@@ -38,7 +38,7 @@ pub struct Vip {
     /// 1 to [`MAX_VIPS`] - 1; index into the table of turns.
     pub id: u32,
     pub ring: u32,
-    /// Of the ring; never 0.
+    /// Of the ring; 0: the row rests ([`Vip::rests`]).
     pub slots: u32,
     /// Session affinity by the client's address; 0: none.
     pub affinity_s: u32,
@@ -63,6 +63,17 @@ impl Vip {
     pub const HASH_PORT: u8 = 1;
     /// mh: a slot without anybody is not the end of it (`schedule::mh_fallback`).
     pub const MH_FALLBACK: u8 = 2;
+
+    /// What is left of a row while all new flows are IPVS's: whose the number is, for the backends and counts that have it.
+    pub const fn resting(id: u32) -> Vip {
+        Vip { id, ring: 0, slots: 0, affinity_s: 0, learn_until_s: 0, scheduler: 0, flags: 0, pad: 0 }
+    }
+
+    /// To the programs it is as if there were no row.
+    #[inline(always)]
+    pub const fn rests(&self) -> bool {
+        self.slots == 0
+    }
 }
 
 /// A place in a ring. The value is a backend's number or `schedule::NONE`.

@@ -51,8 +51,26 @@ impl Agent {
 
     /// The same with environment variables.
     pub fn start_with(ns: &Namespace, node: &str, arguments: &[&str], env: &[(&str, &str)]) -> Result<Agent> {
+        Agent::start_command(Command::new(program()?), ns, node, arguments, env)
+    }
+
+    /// The same by another program, which is to become the agent: its arguments are followed by the agent's program and
+    /// the agent's arguments.
+    pub fn start_through(wrapper: &[&str], ns: &Namespace, node: &str, arguments: &[&str]) -> Result<Agent> {
+        let (first, others) = wrapper.split_first().context("a program")?;
+        let mut command = Command::new(first);
+        command.args(others).arg(program()?);
+        Agent::start_command(command, ns, node, arguments, &[])
+    }
+
+    fn start_command(
+        mut command: Command,
+        ns: &Namespace,
+        node: &str,
+        arguments: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<Agent> {
         let folder = TempDir::new().context("a folder for the agent's socket")?;
-        let mut command = Command::new(program()?);
         command
             .arg(format!("--hostname-override={node}"))
             .arg(format!("--socket={}", folder.path().join("kube-router.sock").display()))

@@ -189,7 +189,8 @@ fn agents_with_other_flags_take_over() {
 
     // Without programs: no new flow is balanced by rows that nobody keeps, the old one goes on.
     let mut agent = cluster.start(&["--run-firewall=false", "--service-fastpath=off"]);
-    eventually("the row is gone", LONG, || cluster.balance().vips.read_all().unwrap().is_empty()).unwrap();
+    let rests = || cluster.balance().vips.read_all().unwrap().iter().all(|(_, vip)| vip.rests());
+    eventually("the row rests", LONG, rests).unwrap();
     assert_eq!(cluster.flags(), Config::NO_ANTISPOOF | Config::FAST_FLOWS);
     assert!(cluster.open().is_err(), "nobody serves on this machine");
     kept.check().unwrap();
@@ -215,6 +216,29 @@ fn agents_with_other_flags_take_over() {
     eventually("nothing is left", LONG, || !cluster.pins.path().exists()).unwrap();
     cluster.ask().unwrap();
     drop(agent);
+}
+
+/// Pins of a container's own file system go with it, and with them connections that the node's stack never saw.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test --tier 3"]
+fn without_the_hosts_file_system_nothing_goes_past_the_stack() {
+    let cluster = Cluster::new("fastown");
+    let container = ["unshare", "--mount", "sh", "-c", "while umount -l /sys/fs/bpf; do :; done; exec \"$0\" \"$@\""];
+    let arguments =
+        ["--run-router=false", "--run-service-proxy=false", &cluster.manifests.flag(), &cluster.pins.flag()];
+    let mut agent = Agent::start_through(&container, &cluster.node.ns, "n1", &arguments).unwrap();
+    agent.wait_ready(LONG).unwrap();
+    assert!(cluster.ask().is_err(), "the policy is in force");
+    let near = SocketAddr::new(cluster.near.address(true).unwrap(), 8080);
+    cluster.web.ns.run(|| tcp_get(near, PATIENCE)).unwrap();
+    let problems = agent.told("/v1/problems").unwrap();
+    assert!(problems.contains("ProgramsNotKept") && problems.contains("hostPath"), "{problems}");
+    let config = format!("{}/kr_config", bpf::root(cluster.pins.path()).display());
+    let mounts = format!("--mount=/proc/{}/ns/mnt", agent.id());
+    let shown = cluster.node.ns.command("nsenter", &[&mounts, "bpftool", "-j", "map", "dump", "pinned", &config]);
+    let shown: serde_json::Value = serde_json::from_str(&shown.unwrap()).unwrap();
+    let flags = shown[0]["formatted"]["value"]["flags"].as_u64().unwrap() as u32;
+    assert_eq!(flags & (Config::FAST | Config::FAST_FLOWS), 0, "{shown}");
 }
 
 #[test]

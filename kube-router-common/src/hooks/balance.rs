@@ -24,8 +24,8 @@ pub(super) fn find_vip<W: World>(world: &W, case: &mut Case) -> bool {
         case.service_key =
             ServiceKey { address: case.key.peer, port: case.key.peer_port, protocol: case.key.protocol, pad: 0 };
         match world.vip(&case.service_key) {
-            Some(vip) => case.vip = vip,
-            None => return false,
+            Some(vip) if !vip.rests() => case.vip = vip,
+            _ => return false,
         }
     }
     true

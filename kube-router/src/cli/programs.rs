@@ -12,6 +12,7 @@ use crate::{
         PolicyPlane,
         bpf::{self, KernelPolicy},
     },
+    compile::Problem,
     config::ProgramsConfig,
     reconcile::balance::{Sweep, Sweeping},
     sys::bpffs,
@@ -28,6 +29,15 @@ pub struct Programs {
     pub sweeper: Option<Sweeper>,
     /// Of those that an older agent left.
     pub retirement: Option<Retirement>,
+    /// How long they go on without the agent, if that is not what it should be.
+    pub problem: Option<Problem>,
+}
+
+impl Programs {
+    /// What takes a way past the stack would end with the container.
+    pub fn outlive_the_container(&self) -> bool {
+        self.problem.is_none()
+    }
 }
 
 /// # Errors
@@ -36,11 +46,12 @@ pub fn load(config: &ProgramsConfig, tell: mpsc::Sender<Sweep>, wanted: watch::R
     if !config.needed {
         return Ok(Programs { retirement: Retirement::begin(&config.pins), ..Programs::default() });
     }
-    bpffs::ensure(&config.pins)?;
+    let problem = bpffs::ensure(&config.pins)?;
     let mut plane = KernelPolicy::open(&config.pins, bpf::entries(&config.sizes))?;
     let records = plane.dataplane().take_events()?;
     let sweeper = Sweeper::start(config, tell, wanted)?;
-    Ok(Programs { plane: Some(Box::new(plane)), records: Some(records), sweeper: Some(sweeper), retirement: None })
+    let plane: Option<Box<dyn PolicyPlane>> = Some(Box::new(plane));
+    Ok(Programs { plane, records: Some(records), sweeper: Some(sweeper), retirement: None, problem })
 }
 
 /// Waits for the end of the flows that need what an older agent left, on a thread of its own.

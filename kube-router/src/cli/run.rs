@@ -181,7 +181,11 @@ fn reconcile(
         false => "the service fast path cannot be had (without --service-fastpath=on the agent starts without it)",
     };
     let programs = programs::load(&config.programs, tell, outputs.sweeping.subscribe()).context(hint)?;
-    let Programs { plane, records, sweeper, retirement } = programs;
+    let mut switches = config.programs.clone();
+    if !programs.outlive_the_container() {
+        switches.fastpath = Fastpath::Off;
+    }
+    let Programs { plane, records, sweeper, retirement, problem } = programs;
     let has_programs = plane.is_some();
     let planes = Planes {
         ipvs: Box::new(Ipvs::open()?),
@@ -194,8 +198,9 @@ fn reconcile(
     let mut reconciler =
         Reconciler::new(config.proxy.clone(), &config.node_name, config.cache_sync_timeout, clock::uptime_ms());
     if has_programs {
-        reconciler = reconciler.with_programs(&config.programs, config.firewall.clone()).with_fast_path(FastPath {
-            off: match config.programs.fastpath {
+        reconciler = reconciler.with_programs(&switches, config.firewall.clone()).with_fast_path(FastPath {
+            off: match switches.fastpath {
+                _ if problem.is_some() => Some(Why::Passing),
                 Fastpath::Off => Some(Why::Off),
                 _ if config.proxy.masquerade_all => Some(Why::Masqueraded),
                 _ => None,
@@ -203,6 +208,7 @@ fn reconcile(
             tables: scheduler_tables(),
         });
     }
+    reconciler.report_start(problem);
     let (asker, asks) = server::channel();
     let plugins = match &config.firewall.cni_socket {
         Some(path) => Some(CniServer::start(path, asker)?),

@@ -40,6 +40,8 @@ pub enum Path {
 pub enum Why {
     /// By flag `--service-fastpath`, or without programs.
     Off,
+    /// The programs end with the container.
+    Passing,
     /// Pods keep their addresses on the fast path: flag `--masquerade-all`.
     Masqueraded,
     /// By annotation.
@@ -72,6 +74,7 @@ impl fmt::Display for Path {
         };
         match why {
             Why::Off => f.write_str("IPVS: the fast path is off"),
+            Why::Passing => f.write_str("IPVS: the programs end with the container"),
             Why::Masqueraded => f.write_str("IPVS: --masquerade-all"),
             Why::Refused => write!(f, "IPVS: annotation {}", annotations::FASTPATH),
             Why::Protocol => f.write_str("IPVS: SCTP"),

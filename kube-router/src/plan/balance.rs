@@ -8,8 +8,9 @@
 //!   backends that close       no ring names them any more
 //! ```
 //!
-//! A virtual server that leaves goes the other way round: its row, its ring, its backends. A packet that found a ring just
-//! before it went finds no row, and is IPVS's. IPVS itself is told of a destination before the ring that names it, and of
+//! A virtual server that leaves goes the other way round: its row, its ring, its backends. The row stays without a ring
+//! ([`Vip::rests`]) while somebody wants the virtual server or a backend has its number: an agent that starts knows whose the
+//! number is, and counts go on. A packet that found a ring just before it went finds no slot, and is IPVS's. IPVS itself is told of a destination before the ring that names it, and of
 //! its end after the ring that does not (`reconcile/balance.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,8 @@ impl BalanceOrder {
 pub struct Wanted {
     /// `None`: it is IPVS's alone. The ring's number is not looked at.
     pub ring: Option<(Vip, Box<[u32]>)>,
+    /// Without a ring its row rests, if there is one, as someone still asks whose the number is.
+    pub keeps_number: bool,
     /// All that are or were its own.
     pub backends: BTreeMap<u32, Backend>,
 }
@@ -92,7 +95,7 @@ pub fn plan_balance(
             let vip = Vip {
                 ring: same.unwrap_or_else(number),
                 slots: slots.len() as u32,
-                learn_until_s: row.map_or(vip.learn_until_s, |row| row.learn_until_s),
+                learn_until_s: row.filter(|row| !row.rests()).map_or(vip.learn_until_s, |row| row.learn_until_s),
                 ..vip
             };
             if same.is_none() {
@@ -103,9 +106,13 @@ pub fn plan_balance(
             }
             row.filter(|_| same.is_none())
         }
-        None => row.inspect(|_| orders.push(BalanceOrder::DeleteVip(key))),
+        None => row.inspect(|row| match (wanted.keeps_number, row.rests()) {
+            (true, true) => {}
+            (true, false) => orders.push(BalanceOrder::SetVip(key, Vip::resting(row.id))),
+            (false, _) => orders.push(BalanceOrder::DeleteVip(key)),
+        }),
     };
-    orders.extend(gone.map(|row| {
+    orders.extend(gone.filter(|row| !row.rests()).map(|row| {
         let slots = there.ring(row.ring).map_or(0, |slots| slots.len() as u32);
         BalanceOrder::DeleteRing(row.ring, slots.max(row.slots))
     }));
@@ -115,7 +122,7 @@ pub fn plan_balance(
 
 /// Rings that no virtual server has: their writing, or their removal, came to no end.
 pub fn plan_strays(there: &BalanceTables) -> Vec<BalanceOrder> {
-    let used: BTreeSet<u32> = there.vips.values().map(|vip| vip.ring).collect();
+    let used: BTreeSet<u32> = there.vips.values().filter(|vip| !vip.rests()).map(|vip| vip.ring).collect();
     let strays = there.rings().filter(|(ring, _)| !used.contains(ring));
     strays.map(|(ring, slots)| BalanceOrder::DeleteRing(ring, slots.len() as u32)).collect()
 }

@@ -3,7 +3,7 @@
 //! A flow keeps the number of its backend, and whatever counts by number goes on counting. So a number stays somebody's
 //! until nobody can hold it: a destination that comes back gets its own again, and only what was released
 //! ([`Numbers::release`]) is given to somebody else, after the numbers that nobody ever had. The rows themselves say which
-//! are taken, so that a restart forgets nothing but whose the numbers of removed virtual servers were.
+//! are taken and whose they are, so that a restart forgets nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -46,6 +46,8 @@ pub struct Numbers {
     vips: Pool,
     backends: Pool,
     by_key: BTreeMap<ServiceKey, u32>,
+    /// The other way round.
+    keys: BTreeMap<u32, ServiceKey>,
     /// Number of a virtual server -> its backends, those that are gone included.
     of_vip: BTreeMap<u32, BTreeMap<Place, u32>>,
     last_ring: u32,
@@ -64,12 +66,14 @@ impl Numbers {
             .iter()
             .filter(|(_, vip)| of_vip.contains_key(vip) && !rows.contains(vip))
             .map(|(k, v)| (*k, *v));
-        let by_key = without_row.chain(tables.vips.iter().map(|(key, vip)| (*key, vip.id))).collect();
+        let by_key: BTreeMap<ServiceKey, u32> =
+            without_row.chain(tables.vips.iter().map(|(key, vip)| (*key, vip.id))).collect();
         let taken = of_vip.keys().copied().chain(rows).collect();
         let last_ring = tables.rings().map(|(ring, _)| ring).max().unwrap_or(0).max(before.last_ring);
         Numbers {
             vips: Pool::without(&taken, MAX_VIPS),
             backends: Pool::without(&tables.backends.keys().copied().collect(), MAX_BACKENDS),
+            keys: by_key.iter().map(|(key, vip)| (*vip, *key)).collect(),
             by_key,
             of_vip,
             last_ring,
@@ -92,6 +96,7 @@ impl Numbers {
         }
         let number = self.vips.take()?;
         self.by_key.insert(key, number);
+        self.keys.insert(number, key);
         Some(number)
     }
 
@@ -129,21 +134,32 @@ impl Numbers {
         }
     }
 
-    /// Nobody holds this backend's number any more, and with the last one of a virtual server without a row nobody holds
-    /// that one's either: then the answer is true.
-    pub fn release(&mut self, id: u32, backend: &Backend, has_row: bool) -> bool {
-        let Some(backends) = self.of_vip.get_mut(&backend.vip) else { return false };
+    /// Whose number it is, if that is still known.
+    pub fn key(&self, vip: u32) -> Option<ServiceKey> {
+        self.keys.get(&vip).copied()
+    }
+
+    /// Has the virtual server backends, those that are gone included?
+    pub fn has_backends(&self, vip: u32) -> bool {
+        self.of_vip.get(&vip).is_some_and(|backends| !backends.is_empty())
+    }
+
+    /// Nobody holds this backend's number any more.
+    pub fn release(&mut self, id: u32, backend: &Backend) {
+        let Some(backends) = self.of_vip.get_mut(&backend.vip) else { return };
         if backends.get(&(backend.address, backend.port)) == Some(&id) {
             backends.remove(&(backend.address, backend.port));
         }
         self.backends.released.push_back(id);
-        let is_last = backends.is_empty() && !has_row;
-        if is_last {
-            self.of_vip.remove(&backend.vip);
-            self.by_key.retain(|_, vip| *vip != backend.vip);
-            self.vips.released.push_back(backend.vip);
+    }
+
+    /// Nobody wants the virtual server any more, and it has no backends.
+    pub fn release_vip(&mut self, vip: u32) {
+        self.of_vip.remove(&vip);
+        if let Some(key) = self.keys.remove(&vip) {
+            self.by_key.remove(&key);
         }
-        is_last
+        self.vips.released.push_back(vip);
     }
 
     /// Virtual servers that have backends, and of which nobody knows any more which they were.
@@ -178,7 +194,7 @@ mod tests {
         assert_eq!((vip, numbers.vip(key(1)), numbers.vip(key(2))), (1, Some(1), Some(2)));
         assert_eq!((numbers.backend(1, place(1)), numbers.backend(1, place(2))), (Some(1), Some(2)));
         assert_eq!(numbers.backend(2, place(1)), Some(3), "of another virtual server it is another");
-        numbers.release(1, &backend(1, 1, 0), true);
+        numbers.release(1, &backend(1, 1, 0));
         assert_eq!(numbers.backend(1, place(3)), Some(4));
         numbers.backends.next = numbers.backends.end;
         assert_eq!((numbers.backend(1, place(4)), numbers.backend(1, place(5))), (Some(1), None));
@@ -186,15 +202,20 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_server_s_number_is_free_when_its_last_backend_s_is() {
+    fn a_virtual_server_s_number_is_given_again_when_it_was_released() {
         let mut numbers = Numbers::of(&BalanceTables::default(), &Numbers::default());
         numbers.vip(key(1));
         numbers.backend(1, place(1));
         numbers.backend(1, place(2));
-        numbers.release(1, &backend(1, 1, 0), false);
-        assert_eq!(numbers.known_vip(&key(1)), Some(1));
-        numbers.release(2, &backend(1, 2, 0), false);
-        assert_eq!(numbers.known_vip(&key(1)), None);
+        numbers.release(1, &backend(1, 1, 0));
+        assert!(numbers.has_backends(1));
+        numbers.release(2, &backend(1, 2, 0));
+        assert_eq!(
+            (numbers.has_backends(1), numbers.key(1), numbers.known_vip(&key(1))),
+            (false, Some(key(1)), Some(1))
+        );
+        numbers.release_vip(1);
+        assert_eq!((numbers.key(1), numbers.known_vip(&key(1))), (None, None));
         numbers.vips.next = numbers.vips.end;
         assert_eq!(numbers.vip(key(9)), Some(1));
     }

@@ -154,7 +154,7 @@ impl Balancer {
             else {
                 continue;
             };
-            if !tables.vips.contains_key(&key_of(key)) {
+            if tables.vips.get(&key_of(key)).is_none_or(Vip::rests) {
                 continue;
             }
             let known = self.closing.entry(*key).or_default();
@@ -279,9 +279,14 @@ impl Balancer {
 
     /// Whose ring the next order writes or puts in force.
     fn ring_of_next(&self) -> Option<VirtualKey> {
-        let (BalanceOrder::WriteRing(..) | BalanceOrder::SetVip(..)) = self.running.front()? else { return None };
-        let row = |order: &BalanceOrder| if let BalanceOrder::SetVip(key, _) = order { server_of(key) } else { None };
-        self.running.iter().find_map(row)
+        let row = |order: &BalanceOrder| match order {
+            BalanceOrder::SetVip(key, vip) if !vip.rests() => server_of(key),
+            _ => None,
+        };
+        match self.running.front()? {
+            BalanceOrder::WriteRing(..) => self.running.iter().find_map(row),
+            next => row(next),
+        }
     }
 
     /// What the tables hold is not known any more.
@@ -329,9 +334,9 @@ impl Balancer {
         self.paths.get(key).copied().unwrap_or(Path::Ipvs(Why::Missing))
     }
 
-    /// Its row, as our orders leave it.
+    /// Its row, as our orders leave it, unless it rests.
     pub fn row(&self, key: &VirtualKey) -> Option<Vip> {
-        self.in_force.as_ref()?.vips.get(&key_of(key)).copied()
+        self.in_force.as_ref()?.vips.get(&key_of(key)).copied().filter(|row| !row.rests())
     }
 
     /// Standing problems, if they may have changed.

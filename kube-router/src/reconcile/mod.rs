@@ -185,6 +185,11 @@ impl Reconciler {
         self
     }
 
+    /// Stands until the agent ends.
+    pub fn report_start(&mut self, problem: Option<Problem>) {
+        self.problems.report(Reporter::Start, problem.into_iter().collect());
+    }
+
     pub fn handle_event(&mut self, event: ObjectEvent) {
         let Some(enforcer) = &mut self.enforcer else { return self.cluster.apply(event, &mut self.dirty) };
         let mut touched = Dirty::default();

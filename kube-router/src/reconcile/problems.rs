@@ -10,6 +10,8 @@ const MOST_ADDED: usize = 100;
 /// Who reports. A report replaces all earlier ones of the same reporter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reporter {
+    /// What holds since the agent was started.
+    Start,
     Service(ObjectKey),
     /// Disputes over one virtual server.
     Dispute(VirtualKey),

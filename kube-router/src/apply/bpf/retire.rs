@@ -7,9 +7,10 @@
 use std::{fs, path::Path};
 
 use kube_router_common::{
+    balance::Vip,
     config::{Config, Iface},
     flow::Flow,
-    policy::{Address, PodGroups, ServiceKey},
+    policy::{Address, PodGroups},
 };
 
 use super::{
@@ -53,8 +54,8 @@ fn disarm(schema: &Path, tables: &Tables) -> Result<usize, BpfError> {
     }
     // An older agent may have had none of these. Rings and backends stay for the flows that live.
     if let Ok(balance) = BalanceMaps::open(schema) {
-        let vips: Vec<ServiceKey> = balance.vips.read_all()?.into_iter().map(|(key, _)| key).collect();
-        balance.vips.delete_all(&vips)?;
+        let rows = balance.vips.read_all()?.into_iter();
+        balance.vips.put_all(&rows.map(|(key, vip)| (key, Vip::resting(vip.id))).collect::<Vec<_>>())?;
         // Of pods that are gone, and of those that ended without a word.
         tables.sweep_flows(&balance, 0, now_s())?;
     }

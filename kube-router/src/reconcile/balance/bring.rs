@@ -21,7 +21,7 @@ use crate::{
     objects::Protocol,
     plan::{
         Guard, IpvsOp, ObservedIpvs,
-        balance::{Wanted, plan_balance},
+        balance::{BalanceOrder, Wanted, plan_balance},
         numbers::Place,
     },
 };
@@ -84,12 +84,21 @@ impl Balancer {
             None => drop(self.paths.remove(key)),
         }
         let current = there.map(|(_, list)| destinations(list));
+        // Counts of a virtual server that comes and goes go on.
+        let row = key_of(key);
+        let number = self.numbers.known_vip(&row);
+        let keeps_number = wish.is_some() || number.is_some_and(|number| self.numbers.has_backends(number));
         let wanted = Wanted {
+            keeps_number,
             backends: self.backends(key, ring.as_ref().ok(), current.as_ref(), view, tables, wish),
             ring: ring.ok(),
         };
         let numbers = &mut self.numbers;
-        let orders = plan_balance(key_of(key), wanted, tables, || numbers.ring(tables));
+        let mut orders = plan_balance(row, wanted, tables, || numbers.ring(tables));
+        if let Some(number) = number.filter(|_| !keeps_number) {
+            numbers.release_vip(number);
+            orders.push(BalanceOrder::ForgetVip(number));
+        }
         self.order(orders, tables);
     }
 

@@ -1,14 +1,14 @@
-//! Backends that no row of a virtual server names, and what becomes of them.
+//! Numbers that may be given back, and backends of which nobody knows the virtual server.
 //!
 //! Flows that began on the fast path go on when their virtual server leaves it, and with them the numbers of their
-//! backends. After a restart it is not known any more which virtual server that was; a destination that no virtual server
-//! has lets go of them then.
+//! backends; its row rests and keeps its name. Where rows were lost, it is not known any more which virtual server that
+//! was; a destination that no virtual server has lets go of them then.
 
 use std::collections::BTreeSet;
 
 use kube_router_common::balance::Backend;
 
-use super::{Balancer, RETRIES, View};
+use super::{Balancer, RETRIES, View, server_of};
 use crate::{
     compile::{policy::address_of, rings::DestinationList},
     desired::{Destination, balance::BalanceTables},
@@ -40,14 +40,21 @@ impl Balancer {
     /// No flow has these backends any more. Their numbers are free, but for those in use.
     pub(super) fn release(&mut self, ids: &BTreeSet<u32>) {
         let Some(tables) = self.in_force.as_mut().filter(|_| !ids.is_empty()) else { return };
-        let rows: BTreeSet<u32> = tables.vips.values().map(|vip| vip.id).collect();
+        let mut orders = Vec::new();
         for id in ids {
             let Some(backend) = tables.backends.get(id).copied().filter(|backend| backend.flags == 0) else { continue };
-            let is_last = self.numbers.release(*id, &backend, rows.contains(&backend.vip));
-            tables.carry_out(&BalanceOrder::ForgetBackend(*id));
-            self.running.push_back(BalanceOrder::ForgetBackend(*id));
-            self.running.extend(is_last.then_some(BalanceOrder::ForgetVip(backend.vip)));
+            self.numbers.release(*id, &backend);
+            orders.push(BalanceOrder::ForgetBackend(*id));
+            let key = self.numbers.key(backend.vip);
+            let is_wanted = key.as_ref().and_then(server_of).is_some_and(|server| self.paths.contains_key(&server));
+            if !is_wanted && !self.numbers.has_backends(backend.vip) {
+                self.numbers.release_vip(backend.vip);
+                orders.extend(key.map(BalanceOrder::DeleteVip));
+                orders.push(BalanceOrder::ForgetVip(backend.vip));
+            }
         }
+        orders.iter().for_each(|order| tables.carry_out(order));
+        self.running.extend(orders);
         // Who found no number may find one now.
         self.stirred.extend(self.waiting.iter().take(RETRIES));
     }

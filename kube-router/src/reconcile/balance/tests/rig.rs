@@ -232,7 +232,11 @@ impl Rig {
                     self.look_before(&orders[0]);
                     let (done, result) = self.tables.balance(&orders[..1]);
                     orders[..done].iter().for_each(|order| self.note(order));
-                    let row = matches!(orders[0], BalanceOrder::WriteRing(..) | BalanceOrder::SetVip(..));
+                    let row = match orders[0] {
+                        BalanceOrder::SetVip(_, vip) => !vip.rests(),
+                        BalanceOrder::WriteRing(..) => true,
+                        _ => false,
+                    };
                     if result.is_err() {
                         read = false;
                         self.behind |= !row;
@@ -255,6 +259,10 @@ impl Rig {
             let rows: Vec<u32> = self.tables.0.borrow().balance.tables.vips.values().map(|vip| vip.id).collect();
             self.named.retain(|vip, _| rows.contains(vip) || self.held.values().any(|(of, _)| of == vip));
         }
+        if let BalanceOrder::ForgetVip(vip) = order {
+            assert!(!self.held.values().any(|(of, _)| of == vip), "a backend has {vip}");
+            self.named.remove(vip);
+        }
         if let BalanceOrder::SetBackend(id, backend) = order {
             let place = SocketAddr::new(ip_of(backend.address), backend.port);
             let before = *self.held.entry(*id).or_insert((backend.vip, place));
@@ -274,6 +282,10 @@ impl Rig {
             BalanceOrder::SetVip(key, vip) => {
                 let before = *self.named.entry(vip.id).or_insert(*key);
                 assert_eq!(before, *key, "{} is somebody else's", vip.id);
+                if vip.rests() {
+                    assert_eq!(tables.vips.get(key).map(|row| row.id), Some(vip.id));
+                    return;
+                }
                 let open: Vec<_> = tables.ring(vip.ring).expect("written").iter().filter(|id| **id != NONE).collect();
                 assert!(open.iter().all(|id| tables.backends[id].has(Backend::OPEN)), "{order:?}");
             }
@@ -287,7 +299,7 @@ impl Rig {
         let state = self.tables.0.borrow();
         let tables = &state.balance.tables;
         let kernel = &self.ipvs.0.borrow().kernel.ipvs;
-        for (key, vip) in &tables.vips {
+        for (key, vip) in tables.vips.iter().filter(|(_, vip)| !vip.rests()) {
             let ring = tables.ring(vip.ring).unwrap_or_else(|| panic!("{key:?} has no ring"));
             assert_eq!(ring.len(), vip.slots as usize, "{key:?}");
             assert!(!ring.is_empty() && !ring.contains(&HOLE), "{key:?}: {ring:?}");
@@ -307,7 +319,12 @@ impl Rig {
         }
     }
 
+    /// The row, if it does not rest.
     pub fn vip(&self, server: &VirtualKey) -> Option<Vip> {
+        self.row(server).filter(|row| !row.rests())
+    }
+
+    pub fn row(&self, server: &VirtualKey) -> Option<Vip> {
         self.tables.0.borrow().balance.tables.vips.get(&key_of(server)).copied()
     }
 
@@ -340,19 +357,21 @@ impl Rig {
         let tables: &BalanceTables = &state.balance.tables;
         let kernel = &self.ipvs.0.borrow().kernel.ipvs;
         let rings: BTreeSet<u32> = tables.rings().map(|(ring, _)| ring).collect();
-        assert_eq!(rings, tables.vips.values().map(|vip| vip.ring).collect(), "no strays");
+        let in_force: BTreeMap<ServiceKey, Vip> =
+            tables.vips.iter().filter(|(_, vip)| !vip.rests()).map(|(key, vip)| (*key, *vip)).collect();
+        assert_eq!(rings, in_force.values().map(|vip| vip.ring).collect(), "no strays");
         let desired = &self.reconciler.desired().table;
         for (key, _, frontend) in desired.servers() {
             let list = kernel.lists[key].as_slice();
             let says = (frontend.fast, !frontend.hosts.is_empty());
             let wanted = compile_ring(key, &kernel.servers[key], list, says, &self.fast);
             let (path, row) = self.reconciler.path(key).expect("a balancer");
-            assert_eq!(row, tables.vips.get(&key_of(key)).copied(), "{key}");
+            assert_eq!(row, in_force.get(&key_of(key)).copied(), "{key}");
             // Only the list that was followed knows what weights were.
             if let Err(why) = &wanted {
                 assert_eq!(path, Path::Ipvs(*why), "{key}");
             }
-            assert_eq!(path == Path::Fast, tables.vips.contains_key(&key_of(key)), "{key}: {path}");
+            assert_eq!(path == Path::Fast, in_force.contains_key(&key_of(key)), "{key}: {path}");
             let (Path::Fast, Ok(wanted)) = (path, wanted) else { continue };
             let vip = tables.vips[&key_of(key)];
             assert_eq!((vip.scheduler, vip.flags, vip.affinity_s), (wanted.vip.scheduler, wanted.vip.flags, 0));
@@ -365,10 +384,13 @@ impl Rig {
             assert_eq!(ring, slots.collect::<Vec<_>>(), "{key}");
         }
         let served: BTreeSet<ServiceKey> = desired.servers().map(|(key, _, _)| key_of(key)).collect();
-        assert!(tables.vips.keys().all(|key| served.contains(key)), "nobody's rows are gone");
+        assert!(in_force.keys().all(|key| served.contains(key)), "nobody's rows are gone");
+        let numbers: BTreeSet<u32> = tables.backends.values().map(|backend| backend.vip).collect();
+        let needed = |(key, vip): (&ServiceKey, &Vip)| served.contains(key) || numbers.contains(&vip.id);
+        assert!(tables.vips.iter().all(needed), "and those that rest are somebody's");
         for (id, backend) in &tables.backends {
             let place = SocketAddr::new(ip_of(backend.address), backend.port);
-            let in_use = tables.vips.iter().find(|(_, vip)| vip.id == backend.vip);
+            let in_use = in_force.iter().find(|(_, vip)| vip.id == backend.vip);
             let Some((key, vip)) = in_use else {
                 assert!(!backend.has(Backend::OPEN), "{id}");
                 continue;

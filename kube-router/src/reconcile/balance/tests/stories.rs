@@ -216,7 +216,7 @@ fn a_ring_never_runs_empty_between_two_sets_of_endpoints() {
     rig.serve(1, &Serving::by("rr", &[2]));
     rig.settle();
     let log = orders_since(&rig, before);
-    assert!(!log.iter().any(|order| matches!(order, BalanceOrder::DeleteVip(_))), "{log:?}");
+    assert!(!log.iter().any(|order| matches!(order, BalanceOrder::SetVip(_, vip) if vip.rests())), "{log:?}");
     assert_eq!(rig.ring(&tcp(1)), [Some(2)]);
 }
 
@@ -228,13 +228,52 @@ fn a_service_that_goes_takes_its_row_first() {
     rig.settle();
     let log = orders_since(&rig, before);
     let kinds = |order: &BalanceOrder| match order {
+        BalanceOrder::SetVip(_, vip) if vip.rests() => "rests",
         BalanceOrder::DeleteVip(_) => "row",
         BalanceOrder::DeleteRing(..) => "ring",
         BalanceOrder::SetBackend(_, backend) if backend.flags == Backend::LIVE => "shut",
         BalanceOrder::SetBackend(_, backend) if backend.flags == 0 => "gone",
         _ => "else",
     };
-    assert_eq!(log.iter().map(kinds).collect::<Vec<_>>(), ["row", "ring", "shut", "gone"]);
+    assert_eq!(log.iter().map(kinds).collect::<Vec<_>>(), ["rests", "ring", "shut", "gone"]);
+    // The number's name stays until nobody has the number.
+    let before = rig.orders();
+    for _ in 0..2 {
+        rig.sweep();
+        rig.settle();
+    }
+    let log = orders_since(&rig, before);
+    let [BalanceOrder::ForgetBackend(_), BalanceOrder::DeleteVip(_), BalanceOrder::ForgetVip(_)] = &log[..] else {
+        panic!("{log:?}")
+    };
+    rig.check_settled();
+}
+
+#[test]
+fn what_a_service_counted_stays_its_own_while_it_has_no_endpoints() {
+    let mut rig = serving(false, "rr", &[1]);
+    let number = rig.row(&tcp(1)).expect("fast").id;
+    for endpoints in [&[][..], &[2], &[]] {
+        rig.serve(1, &Serving::by("rr", endpoints));
+        rig.settle();
+        for _ in 0..3 {
+            rig.sweep();
+            rig.settle();
+        }
+        assert_eq!(rig.row(&tcp(1)).map(|row| (row.id, row.rests())), Some((number, endpoints.is_empty())));
+        rig.check_settled();
+    }
+    // Nobody has a backend's number any more, and then nobody wants the service.
+    rig.restart();
+    rig.settle();
+    assert_eq!(rig.row(&tcp(1)).map(|row| row.id), Some(number));
+    rig.remove(1);
+    rig.settle();
+    assert_eq!(rig.row(&tcp(1)), None);
+    assert_eq!(rig.tables.0.borrow().balance_log.last(), Some(&BalanceOrder::ForgetVip(number)));
+    rig.serve(2, &Serving::by("rr", &[1]));
+    rig.settle();
+    rig.check_settled();
 }
 
 #[test]
@@ -336,7 +375,10 @@ fn rows_of_nobody_go_with_the_first_complete_view_and_flows_may_end() {
     assert_eq!(rig.vip(&tcp(1)), None);
     let number = rig.backend(&tcp(1), 1).expect("kept");
     assert_eq!(number.1, Backend::LIVE);
+    // A row that rests says whose it is.
+    assert!(rig.row(&tcp(1)).is_some());
     // Nobody knows any more whose it was; IPVS still has the destination, and then not.
+    rig.tables.0.borrow_mut().balance.tables.vips.clear();
     rig.restart();
     rig.settle();
     assert_eq!(rig.backend(&tcp(1), 1), Some(number));
@@ -374,7 +416,7 @@ fn what_ipvs_has_lost_is_not_fast() {
     rig.now_ms += 400_000;
     rig.settle();
     let log = orders_since(&rig, before);
-    assert!(matches!(log[0], BalanceOrder::DeleteVip(_)), "{log:?}");
+    assert!(matches!(log[0], BalanceOrder::SetVip(_, vip) if vip.rests()), "{log:?}");
     assert_eq!((path(&rig), rig.ring(&tcp(1)).len()), (Path::Fast, 2));
     rig.check_settled();
 }
