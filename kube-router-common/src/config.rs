@@ -7,7 +7,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::policy::Address;
 
 /// Version of all layouts in this crate; part of the path under which maps are pinned.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
+
+/// Since this version a table's rows mean what they mean now: what an agent of it left is taken over. Whoever changes a
+/// meaning says here where it ends; then flows of the service fast path end with the older agent's programs, as no other
+/// way knows their backends.
+pub const ROWS_SINCE: u32 = 2;
 
 /// One element; a zeroed one means: generation 0, anti-spoofing, answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

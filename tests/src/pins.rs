@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use kube_router::apply::bpf;
-use kube_router_common::{config::SCHEMA, names};
+use kube_router_common::names;
 use serde_json::Value;
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -39,14 +39,15 @@ impl Pins {
         format!("--bpf-directory={}", self.0.display())
     }
 
-    /// Makes what an agent left that of another schema: the next one must neither use nor overlook it.
+    /// Makes what an agent left that of another schema: the next one must take over from an older one what it understands,
+    /// and must neither use nor overlook what a later one left.
     ///
     /// An agent knows its schema's number in one place, the name of this directory; programs hold their tables themselves,
     /// whatever these are called. So this is what an agent of another number would have left, but for one thing: the
     /// tables have our layout, and whoever read them would not stumble. [`Pins::tables`] shows whether somebody did.
-    pub fn age(&self) -> Result<()> {
-        let older = self.older();
-        fs::rename(bpf::root(&self.0), &older).with_context(|| format!("making {}", older.display()))
+    pub fn become_of(&self, schema: u32) -> Result<()> {
+        let other = self.of_schema(schema);
+        fs::rename(bpf::root(&self.0), &other).with_context(|| format!("making {}", other.display()))
     }
 
     /// The kernel's numbers of the tables that are pinned there, by `bpftool`.
@@ -65,9 +66,9 @@ impl Pins {
         Ok(numbers)
     }
 
-    /// Where the schema before ours would be.
-    pub fn older(&self) -> PathBuf {
-        self.0.join(format!("v{}", SCHEMA - 1))
+    /// Where this schema's are.
+    pub fn of_schema(&self, schema: u32) -> PathBuf {
+        self.0.join(format!("v{schema}"))
     }
 
     /// The pin of a map or program of the schema in use.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use kube_router::apply::bpf;
+use kube_router_common::config::SCHEMA;
 use kube_router_tests::{
     agent::Agent,
     lab::{Lab, Node, NodeSpec, Pod, Serve},
@@ -260,14 +261,15 @@ fn another_schema_takes_over_under_flood() {
     kept.extend(siege.connect(Transport::Udp));
     let mut pairs = siege.pairs();
     siege.expect("at first", (&mut kept, &mut pairs));
-    for _ in 0..pace::choose(2, 1) {
+    for schema in [SCHEMA + 1, SCHEMA - 1].into_iter().take(pace::choose(2, 1)) {
         siege.kill_agent();
-        siege.pins.age().unwrap();
-        let theirs = Pins::tables(&siege.pins.older()).unwrap();
-        siege.expect("what the older agent left", (&mut kept, &mut pairs));
+        siege.pins.become_of(schema).unwrap();
+        let other = siege.pins.of_schema(schema);
+        let theirs = Pins::tables(&other).unwrap();
+        siege.expect("what the other agent left", (&mut kept, &mut pairs));
         siege.start_agent();
-        siege.expect("after the upgrade", (&mut kept, &mut pairs));
-        assert!(!siege.pins.older().exists(), "what the older one left goes");
+        siege.expect("after the change", (&mut kept, &mut pairs));
+        assert!(!other.exists(), "what the other one left goes");
         let ours = Pins::tables(&bpf::root(siege.pins.path())).unwrap();
         assert!(ours.len() > 10 && ours.len() == theirs.len() && ours.is_disjoint(&theirs), "{ours:?}, {theirs:?}");
     }

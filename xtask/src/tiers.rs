@@ -108,6 +108,8 @@ pub const RULES: &[Rule] = &[
     Rule { modules: NETWORK, memory_mib: 2048, timeout_s: 1800, ..rule("tests", "vm_netpol_*", &[(4, Vm)]) },
     // As long as `cargo xtask demo` may take.
     Rule { modules: NETWORK, memory_mib: 2048, timeout_s: 900, ..rule("tests", "vm_demo", &[(4, Vm)]) },
+    // A thousand connections, each asked after each change.
+    Rule { modules: NETWORK, memory_mib: 2048, timeout_s: 1200, ..rule("tests", "vm_fastpath", &[(4, Vm)]) },
     Rule { modules: NETWORK, memory_mib: 2048, ..rule("tests", "vm_*", &[(4, Vm)]) },
     Rule { kubernetes: true, ..rule("tests", "api_*", &[(5, Host)]) },
     // A thousand pods, one after the other and four at a time; fewer where the processor is emulated.

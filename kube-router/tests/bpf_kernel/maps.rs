@@ -27,7 +27,7 @@ use crate::{
 
 const PAGE: &str = include_str!("../../../docs/maps.md");
 /// The page's root.
-const ROOT: &str = "/sys/fs/bpf/kube-router/v2";
+const ROOT: &str = "/sys/fs/bpf/kube-router/v3";
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 7];
 
 /// Pod 7 (10.244.1.11), isolated for ingress: its group 3 may be reached by class 4, at port class 5, by rule 2.

@@ -75,7 +75,7 @@ fn another_size_takes_over_what_the_old_tables_hold() {
     assert!(matches!(error, BpfError::Pinned { .. }) && error.to_string().contains("--cleanup-config"), "{error}");
 
     let mut plane = KernelPolicy::open(&base(&pins), large).expect("opens");
-    assert_eq!(versions(&pins), ["v0", "v2"], "the old tables judge until the new ones do");
+    assert_eq!(versions(&pins), ["v0", "v3"], "the old tables judge until the new ones do");
     assert_eq!(plane.observe().expect("tables").tables, before);
     for map in names::MAPS {
         if let Some(size) = Sizes::default().of(map) {
@@ -94,7 +94,7 @@ fn another_size_takes_over_what_the_old_tables_hold() {
     let newer = Flow { last_seen_s: now_s() + 1, ..flow() };
     tables.flows.put(&flow_key(1), &newer).expect("flow");
     plane.settled();
-    assert_eq!(versions(&pins), ["v2"]);
+    assert_eq!(versions(&pins), ["v3"]);
     let tables = plane.dataplane().tables();
     assert_eq!(tables.flows.get(&flow_key(1)).expect("read"), Some(newer), "what goes on is not set back");
     assert!(tables.flows.get(&flow_key(2)).expect("read").is_some(), "UDP too");
@@ -117,7 +117,7 @@ fn agents_that_ended_too_early_lose_no_flow() {
     std::fs::rename(pins.root(), base(&pins).join("v0")).expect("moved");
     for port in 2..4 {
         let mut plane = large();
-        assert_eq!(versions(&pins), ["v0", "v2"]);
+        assert_eq!(versions(&pins), ["v0", "v3"]);
         let tables = plane.dataplane().tables();
         assert!(tables.flows.get(&flow_key(1)).expect("read").is_some());
         assert!(tables.config().expect("config").generation > 9);
@@ -130,10 +130,40 @@ fn agents_that_ended_too_early_lose_no_flow() {
     }
     let mut plane = large();
     plane.settled();
-    assert_eq!(versions(&pins), ["v2"]);
+    assert_eq!(versions(&pins), ["v3"]);
     let flows = &plane.dataplane().tables().flows;
     let known = (1..4).filter(|port| flows.get(&flow_key(*port)).expect("read").is_some()).count();
     assert_eq!(known, 3);
+}
+
+/// The stack knows the others, or nobody needs them.
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test --tier 2 --filter smaller_flow_table"]
+fn a_smaller_flow_table_keeps_what_nobody_else_knows() {
+    let _alone = alone();
+    let pins = Pins::new();
+    let mut plane = KernelPolicy::open(&base(&pins), entries(&SMALL)).expect("opens");
+    let tables = plane.dataplane().tables();
+    fill(tables);
+    let translated = Flow { flags: Flow::NAT | Flow::FAST, backend: 5, ..flow() };
+    let tcp = |port| FlowKey { protocol: 6, ..flow_key(port) };
+    for port in 0..600_u16 {
+        let (key, flow) = match port % 3 {
+            0 => (flow_key(port), translated),
+            1 => (tcp(port), Flow { state: Tcp::TIME_WAIT, ..translated }),
+            _ => (flow_key(port), flow()),
+        };
+        tables.flows.put(&key, &flow).expect("flow");
+    }
+    let over = Flow { last_seen_s: 1, ..translated };
+    (600..900).for_each(|port| tables.flows.put(&flow_key(port), &over).expect("flow"));
+    drop(plane);
+    let mut plane = KernelPolicy::open(&base(&pins), entries(&Sizes { flows: 256, ..SMALL })).expect("opens");
+    let kept = plane.dataplane().tables().flows.read_all().expect("flows");
+    assert_eq!(kept.len(), 256);
+    let count = |wanted: &dyn Fn(&FlowKey, &Flow) -> bool| kept.iter().filter(|(key, flow)| wanted(key, flow)).count();
+    assert_eq!(count(&|key, flow| key.protocol == 17 && flow.is(Flow::NAT) && key.peer_port < 600), 200);
+    assert_eq!(count(&|key, _| key.protocol == 6), 56, "and then those that end");
 }
 
 #[test]
@@ -154,7 +184,7 @@ fn what_does_not_fit_is_written_anew() {
     drop(plane);
     // It ended before all was in force, and the next one has yet another size.
     let mut plane = KernelPolicy::open(&base(&pins), entries(&Sizes { flows: 2_048, ..SMALL })).expect("opens");
-    assert_eq!(versions(&pins), ["v0", "v2", "v4294967295"]);
+    assert_eq!(versions(&pins), ["v0", "v3", "v4294967295"]);
     plane.settled();
-    assert_eq!(versions(&pins), ["v2"]);
+    assert_eq!(versions(&pins), ["v3"]);
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use kube_router_common::config::SCHEMA;
 use kube_router_tests::{agent::Agent, chain::Chain, lab::Namespace, pace, probe::FirstTry, process::eventually};
 use serde_json::json;
 
@@ -197,14 +198,14 @@ fn the_agent_goes_and_comes_back() {
     let added = field.add(&pod);
     expect_open(&field, &pod, &added);
     let kept = field.knock(&added);
-    for other_schema in [false, true] {
+    for schema in [SCHEMA, SCHEMA + 1, SCHEMA - 1].into_iter().take(pace::choose(3, 2)) {
         field.kill_agent();
-        if other_schema {
-            field.pins.age().unwrap();
+        if schema != SCHEMA {
+            field.pins.become_of(schema).unwrap();
         }
         field.start_agent();
         let alive = |one: &Result<FirstTry, _>| one.as_ref().is_ok_and(|one| one.is_alive(LONG));
-        assert!(kept.iter().all(alive), "other schema: {other_schema}");
+        assert!(kept.iter().all(alive), "schema {schema}");
         expect_open(&field, &pod, &added);
         field.node.ns.run(|| field.chain.last("CHECK", pod.container(), &added.said.json)).unwrap().done();
     }

@@ -33,6 +33,8 @@ pub struct Mount<'a> {
 pub fn init(kernel: &KernelFiles, control: &str, mounts: &[Mount]) -> String {
     let modules = kernel.modules();
     let modules = quote(&modules.to_string_lossy());
+    let config = kernel.config();
+    let config = quote(&config.to_string_lossy());
     let release = quote(&kernel.release);
     let mut shares = format!("share {control} {CONTROL} ro\n");
     for mount in mounts {
@@ -62,6 +64,8 @@ done
 {shares}
 $b mkdir -p /new/lib/modules/{release}
 $b mount -o bind /new{modules} /new/lib/modules/{release} || give_up "no modules"
+$b mkdir -p /new/boot
+$b cp /new{config} /new/boot/ || give_up "no configuration of the kernel"
 exec $b switch_root /new /bin/bash {CONTROL}/start
 "#
     )

@@ -103,6 +103,11 @@ impl KernelFiles {
     pub fn modules(&self) -> PathBuf {
         self.base.join("lib/modules").join(&self.release)
     }
+
+    /// What it was built with.
+    pub fn config(&self) -> PathBuf {
+        self.base.join(format!("boot/config-{}", self.release))
+    }
 }
 
 /// Releases unpacked below `dir`, oldest first by name.

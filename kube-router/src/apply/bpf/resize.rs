@@ -1,12 +1,14 @@
-//! Other sizes than those of the maps that are pinned.
+//! Other sizes than those of the maps that are pinned, or another schema.
 //!
 //! The problem: a map keeps its size, and programs keep their maps. So there are new maps and new programs beside the old
 //! ones, as for another schema: what is pinned gets the name of one, goes on judging while the new programs are attached,
 //! and is removed when everything is in force (`stale.rs`). As rows mean the same in both, the new tables begin as a
-//! copy of the old ones, with live flows; then this is a restart like any other.
+//! copy of the old ones, with live flows; then this is a restart like any other. What an agent of an older schema left is
+//! taken over in the same way, if its rows mean the same ([`ROWS_SINCE`]).
 //!
 //! Rows that do not fit, as the tables get smaller, are no reason to keep the old ones: then nothing is copied and the
-//! new tables are written from the beginning, as for another schema.
+//! new tables are written from the beginning, as for another schema. Of flows only those are left out that nobody needs, or
+//! that another way knows.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +16,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kube_router_common::{balance::Vip, config::Config, packet::protocol, policy::ServiceKey};
+use kube_router_common::{
+    balance::Vip,
+    config::{Config, ROWS_SINCE, SCHEMA},
+    flow::{Flow, FlowKey},
+    packet::protocol,
+    policy::ServiceKey,
+};
 use tracing::{info, warn};
 
 use super::{
-    BalanceMaps, BpfError, Tables,
+    BalanceMaps, BpfError, Tables, now_s,
     object::{self, Fit},
     root,
     table::{Row, Table},
@@ -70,17 +78,19 @@ pub fn take_over(old: &Path, to: &Tables, learn_until_s: u32) -> Result<Option<T
     copy(&from.endpoints, &to.endpoints)?;
     copy(&from.ifaces, &to.ifaces)?;
     copy(&from.frags, &to.frags)?;
-    copy(&from.flows, &to.flows)?;
+    copy_flows(&from.flows, &to.flows)?;
     // Last: whoever finds it finds all.
     to.set_config(&Config { learn_until_s, ..from.config()? })?;
     Ok(Some(from))
 }
 
-/// Tables that were moved out of the way and are still in force: the first ones, as no agent since then got as far as its own.
+/// Tables of an older schema, or that were moved out of the way, and that are still in force: the first ones, as no agent since
+/// then got as far as its own.
 pub fn left_behind(base: &Path) -> Option<PathBuf> {
+    let older = (ROWS_SINCE..SCHEMA).map(|schema| format!("v{schema}"));
     let is_used =
         |path: &PathBuf| Tables::open(path).and_then(|tables| tables.config()).is_ok_and(|of| of.generation != 0);
-    moved_names().map(|name| base.join(name)).filter(|path| path.exists()).find(is_used)
+    older.chain(moved_names()).map(|name| base.join(name)).filter(|path| path.exists()).find(is_used)
 }
 
 /// Copies what the service fast path has, if the older agent knew it. Its tables have one size. Until the new programs are at
@@ -105,7 +115,7 @@ pub fn take_over_balance(old: &Path, to: &BalanceMaps, learn_until_s: u32) -> Re
 
 /// Adds flows that began since the copy; those that are known by now stay as they are. A full table takes no more.
 pub fn take_over_flows(from: &Tables, to: &Tables) -> Result<(), BpfError> {
-    for (key, flow) in from.flows.read_all()? {
+    for (key, flow) in needed(from.flows.read_all()?) {
         match to.flows.insert(&key, &flow) {
             Err(error) if error.is_full() => break,
             other => drop(other?),
@@ -128,7 +138,6 @@ fn first_too_small(from: &Tables, to: &Tables) -> Result<Option<&'static str>, B
         rows(&from.services, &to.services)?,
         rows(&from.endpoints, &to.endpoints)?,
         rows(&from.ifaces, &to.ifaces)?,
-        rows(&from.flows, &to.flows)?,
         numbers(&from.pods, &to.pods)?,
         numbers(&from.rules, &to.rules)?,
         numbers(&from.origins, &to.origins)?,
@@ -146,6 +155,28 @@ fn used<V: Row>(table: &Table<u32, V>) -> Result<Vec<(u32, V)>, BpfError> {
 
 fn copy_used<V: Row>(from: &Table<u32, V>, to: &Table<u32, V>) -> Result<(), BpfError> {
     to.put_all(&used(from)?)
+}
+
+/// Flows that are not over, and first those that no other way knows; of these first what is not about to end.
+fn needed(mut rows: Vec<(FlowKey, Flow)>) -> Vec<(FlowKey, Flow)> {
+    let now_s = now_s();
+    rows.retain(|(key, flow)| !flow.is_over(key.protocol, now_s));
+    rows.sort_by_key(|(key, flow)| (!flow.is(Flow::NAT), !flow.is_active(key.protocol), !flow.is(Flow::FAST)));
+    rows
+}
+
+fn copy_flows(from: &Table<FlowKey, Flow>, to: &Table<FlowKey, Flow>) -> Result<(), BpfError> {
+    let mut rows = from.read_all()?;
+    let room = to.max_entries() as usize;
+    if rows.len() > room {
+        rows = needed(rows);
+        let ended = rows.iter().skip(room).filter(|(_, flow)| flow.is(Flow::NAT)).count();
+        if ended > 0 {
+            warn!(ended, room, "the smaller table has no room for some entries of the service fast path: they end");
+        }
+        rows.truncate(room);
+    }
+    to.put_all(&rows)
 }
 
 fn copy<K: Row, V: Row>(from: &Table<K, V>, to: &Table<K, V>) -> Result<(), BpfError> {
