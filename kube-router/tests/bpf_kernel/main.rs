@@ -4,6 +4,7 @@
 
 mod balance;
 mod cluster;
+mod crowd;
 mod explained;
 mod forbidden;
 mod full;
