@@ -122,7 +122,10 @@ pub fn compile_ring(
     if server.persistence_s.is_some() {
         return Err(Why::Affinity);
     }
-    if list.iter().any(|listed| i32::try_from(listed.weight).is_err()) {
+    // IPVS itself has destinations of the other family only behind tunnels, and programs do not look.
+    let is_plain =
+        |listed: &Listed| i32::try_from(listed.weight).is_ok() && listed.destination.is_ipv4() == key.address.is_ipv4();
+    if !list.iter().all(is_plain) {
         return Err(Why::Forwarding);
     }
     if list.iter().all(|listed| listed.weight == 0) {

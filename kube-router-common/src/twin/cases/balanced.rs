@@ -129,8 +129,21 @@ pub(super) fn balanced(list: &mut List, f: Family) {
         .flows(2);
     list.out(&says("an odd payload"), first().with(|b| b.transport.extend([7; 33]))).given(serve).delivers(IF_2, MAC_2);
     type Change = fn(&mut Tables, Family);
-    let not_here: [(&str, Change); 12] = [
+    let not_here: [(&str, Change); 17] = [
         ("a service that is all IPVS's", |t, _| t.vips.clear()),
+        ("a row that rests", |t, _| t.vips.values_mut().for_each(|vip| *vip = Vip::resting(vip.id))),
+        ("slots without rows", |t, _| t.rings.clear()),
+        ("a number that no backend has", |t, _| t.backends.clear()),
+        ("the backend is the service itself", |t, f| {
+            let address = service(f);
+            change(t, |backend| (backend.address, backend.port) = (address, 443));
+        }),
+        ("the same, said to be on another node", |t, f| {
+            let address = service(f);
+            change(t, |backend| {
+                (backend.address, backend.port, backend.flags) = (address, 443, backend.flags | Backend::REMOTE);
+            });
+        }),
         ("a scheduler of a later agent", |t, f| serve_by(t, f, 9, &[BACKEND])),
         ("lc, and nobody in any slot", |t, f| serve_by(t, f, Vip::LC, &[u32::MAX - 1; 3])),
         ("lc, and nobody in any slot of many", |t, f| serve_by(t, f, Vip::LC, &[u32::MAX - 1; 100])),
@@ -154,7 +167,7 @@ pub(super) fn balanced(list: &mut List, f: Family) {
         ("without the switch", |t, _| t.config.flags = 0),
     ];
     // What was tried stays with IPVS; of what never is nothing is known.
-    let never = ["a service that is all IPVS's", "without the switch"];
+    let never = ["a service that is all IPVS's", "a row that rests", "without the switch"];
     for (text, change) in not_here {
         list.out(&says(&std::format!("{text}: IPVS chooses")), first())
             .given(serve)

@@ -91,6 +91,9 @@ fn whatever_ipvs_must_decide_has_a_reason() {
     assert_eq!(compile_ring(&key(Protocol::Tcp), &rr, list.as_slice(), (true, true), &FAST), Err(Why::Host));
     assert!(compile_ring(&key(Protocol::Tcp), &server(Scheduler::Sh, 0), list.as_slice(), (true, true), &FAST).is_ok());
     assert!(compile(&rr, &[1], &blind).is_ok());
+    let of_both =
+        DestinationList::from_dump([("10.2.0.1:80", 1), ("[fd00::1]:80", 1)].map(|(at, w)| (at.parse().unwrap(), w)));
+    assert_eq!(compile_ring(&key(Protocol::Tcp), &rr, of_both.as_slice(), (true, false), &FAST), Err(Why::Forwarding));
     assert_eq!(Path::Ipvs(Why::Refused).to_string(), "IPVS: annotation kube-router.io/service.fastpath");
 }
 
