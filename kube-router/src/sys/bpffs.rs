@@ -47,8 +47,9 @@ pub fn ensure(directory: &Path) -> Result<Option<Problem>, BpffsError> {
     Ok(is_own.then(|| Problem {
         subject: Subject::Kernel("BPF programs"),
         reason: "ProgramsNotKept",
-        text: "/sys/fs/bpf is the container's own: between its end and the next start no policy is enforced, and the \
-               services' fast path stays off; mount the host's /sys/fs/bpf as a hostPath volume"
+        text: "/sys/fs/bpf is the container's own: between its end and the next start no policy is enforced (before \
+               kernel 6.6: pods that it isolates have no network), and the services' fast path stays off; mount the \
+               host's /sys/fs/bpf as a hostPath volume"
             .into(),
     }))
 }

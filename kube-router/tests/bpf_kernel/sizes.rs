@@ -160,10 +160,10 @@ fn a_smaller_flow_table_keeps_what_nobody_else_knows() {
     drop(plane);
     let mut plane = KernelPolicy::open(&base(&pins), entries(&Sizes { flows: 256, ..SMALL })).expect("opens");
     let kept = plane.dataplane().tables().flows.read_all().expect("flows");
-    assert_eq!(kept.len(), 256);
+    assert_eq!(kept.len(), 224, "an eighth is left for those who come");
     let count = |wanted: &dyn Fn(&FlowKey, &Flow) -> bool| kept.iter().filter(|(key, flow)| wanted(key, flow)).count();
     assert_eq!(count(&|key, flow| key.protocol == 17 && flow.is(Flow::NAT) && key.peer_port < 600), 200);
-    assert_eq!(count(&|key, _| key.protocol == 6), 56, "and then those that end");
+    assert_eq!(count(&|key, _| key.protocol == 6), 24, "and then those that end");
 }
 
 #[test]

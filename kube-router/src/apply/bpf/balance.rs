@@ -74,6 +74,10 @@ impl BalanceMaps {
                 let rows: Vec<(RingKey, u32)> = keys(*ring, slots.len() as u32).zip(slots.iter().copied()).collect();
                 self.rings.put_all(&rows)
             }
+            // Without memory for the new row the old one goes: the number is nameless then, but nobody chooses by it.
+            BalanceOrder::SetVip(key, vip) if vip.rests() => {
+                self.vips.put(key, vip).or_else(|_| self.vips.delete(key).map(drop))
+            }
             BalanceOrder::SetVip(key, vip) => self.vips.put(key, vip),
             BalanceOrder::DeleteVip(key) => self.vips.delete(key).map(drop),
             BalanceOrder::DeleteRing(ring, slots) => {

@@ -15,7 +15,11 @@ use kube_router_common::{
 
 use tracing::warn;
 
-use super::{AttachMode, BpfError, Dataplane, Options, Tables, attached, now_s, resize, root, stale};
+use super::{
+    AttachMode, BpfError, Dataplane, Options, Tables, attached, now_s,
+    resize::{self, Before, LearnUntil},
+    root, stale,
+};
 use crate::{
     apply::{PlaneError, PolicyPlane, net::pod_links::PodLinks},
     compile::links::{Links, PodLink},
@@ -41,8 +45,8 @@ pub struct KernelPolicy {
     links: PodLinks,
     mode: AttachMode,
     base: PathBuf,
-    /// Tables of another size that are still in force, and whose rows were taken over.
-    before: Option<Tables>,
+    /// Tables of another size or schema that may still be in force, and whose rows were taken over.
+    before: Vec<Before>,
 }
 
 pub(super) fn hooks(role: Role) -> [Hook; 2] {
@@ -61,15 +65,16 @@ impl KernelPolicy {
         let dataplane = Dataplane::load(&options)?;
         let tables = dataplane.tables();
         let is_new = tables.config()?.generation == 0;
-        let before = match resize::left_behind(base) {
-            // The rows were taken over, by one that ended before all was in force; flows have begun since.
-            Some(old) if !is_new => Tables::open(&old).ok(),
-            Some(old) => {
-                resize::take_over_balance(&old, dataplane.balance(), now_s() + LEARN_S + UDP_S)?;
-                resize::take_over(&old, tables, now_s() + LEARN_S)?
-            }
-            None => None,
+        let left_behind = resize::left_behind(base);
+        let learn = LearnUntil { tcp_s: now_s() + LEARN_S, udp_s: now_s() + LEARN_S + UDP_S };
+        let taken_over = match left_behind.first() {
+            Some(old) if is_new => resize::take_over(old, tables, dataplane.balance(), learn)?,
+            // By one that ended before all was in force; flows have begun since.
+            Some(_) => resize::learn_again(dataplane.balance(), learn.udp_s).map(|()| true)?,
+            None => false,
         };
+        let before = left_behind.iter().filter(|_| taken_over).map(|old| Before::open(old));
+        let before = before.collect::<Result<Vec<_>, _>>()?;
         tables.count_flows()?;
         let mut config = Config { max_flows: tables.flows.max_entries(), ..tables.config()? };
         if config.generation == 0 {
@@ -278,10 +283,10 @@ impl PolicyPlane for KernelPolicy {
     }
 
     fn settled(&mut self) {
-        if let Some(before) = self.before.take()
-            && let Err(error) = resize::take_over_flows(&before, self.tables())
-        {
-            warn!(%error, "flows that began while the tables changed their size are not taken over");
+        for before in std::mem::take(&mut self.before) {
+            if let Err(error) = resize::take_over_flows(&before, self.tables(), self.dataplane.balance()) {
+                warn!(%error, "flows that began while the tables were exchanged are not taken over");
+            }
         }
         stale::remove_other_schemas(&self.base);
     }

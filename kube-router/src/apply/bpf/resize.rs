@@ -17,7 +17,7 @@ use std::{
 };
 
 use kube_router_common::{
-    balance::Vip,
+    balance::{Backend, Vip},
     config::{Config, ROWS_SINCE, SCHEMA},
     flow::{Flow, FlowKey},
     packet::protocol,
@@ -53,20 +53,47 @@ pub fn make_way(base: &Path, entries: &BTreeMap<&'static str, u32>) -> Result<Op
     Ok(Some(old))
 }
 
-/// Copies the rows of `old`, if all of them fit. Returns its tables then, for [`take_over_flows`]. Until `learn_until_s` replies of
-/// connections that began meanwhile are looked for.
-pub fn take_over(old: &Path, to: &Tables, learn_until_s: u32) -> Result<Option<Tables>, BpfError> {
+/// Tables that may still be in force, of which flows are taken over when others are.
+pub struct Before {
+    tables: Tables,
+    balance: Option<BalanceMaps>,
+}
+
+impl Before {
+    pub fn open(root: &Path) -> Result<Self, BpfError> {
+        Ok(Before { tables: Tables::open(root)?, balance: BalanceMaps::open(root).ok() })
+    }
+
+    /// Is the flow's backend the same there? A number may be another's.
+    fn has_backend_of(&self, flow: &Flow, to: &BalanceMaps) -> Result<bool, BpfError> {
+        let Some(balance) = &self.balance else { return Ok(false) };
+        let place = |row: Option<Backend>| row.map(|row| (row.address, row.port, row.vip)).filter(|place| place.2 != 0);
+        let (ours, theirs) = (place(to.backends.get(&flow.backend)?), place(balance.backends.get(&flow.backend)?));
+        Ok(ours.is_some() && ours == theirs)
+    }
+}
+
+/// Until when (seconds of CLOCK_MONOTONIC) something may be a flow that is not known: of TCP, and of UDP.
+#[derive(Clone, Copy)]
+pub struct LearnUntil {
+    pub tcp_s: u32,
+    pub udp_s: u32,
+}
+
+/// Copies the rows of `old`, and says whether all of them fit.
+pub fn take_over(old: &Path, to: &Tables, balance: &BalanceMaps, learn: LearnUntil) -> Result<bool, BpfError> {
     let from = match Tables::open(old) {
         Ok(from) => from,
         Err(error) => {
             warn!(%error, "the tables are of an older agent; they are written anew");
-            return Ok(None);
+            return Ok(false);
         }
     };
     if let Some(map) = first_too_small(&from, to)? {
-        warn!(map, "rows do not fit the table's new size; tables are written anew");
-        return Ok(None);
+        warn!(map, "rows do not fit the table's new size; tables are written anew, and connections past IPVS end");
+        return Ok(false);
     }
+    take_over_balance(old, balance, learn.udp_s)?;
     copy(&from.policy, &to.policy)?;
     copy_used(&from.ports, &to.ports)?;
     copy(&from.cidrs, &to.cidrs)?;
@@ -80,23 +107,31 @@ pub fn take_over(old: &Path, to: &Tables, learn_until_s: u32) -> Result<Option<T
     copy(&from.frags, &to.frags)?;
     copy_flows(&from.flows, &to.flows)?;
     // Last: whoever finds it finds all.
-    to.set_config(&Config { learn_until_s, ..from.config()? })?;
-    Ok(Some(from))
+    to.set_config(&Config { learn_until_s: learn.tcp_s, ..from.config()? })?;
+    Ok(true)
 }
 
-/// Tables of an older schema, or that were moved out of the way, and that are still in force: the first ones, as no agent since
-/// then got as far as its own.
-pub fn left_behind(base: &Path) -> Option<PathBuf> {
-    let older = (ROWS_SINCE..SCHEMA).map(|schema| format!("v{schema}"));
+/// Tables that may be in force still, as no agent since then got as far as its own: those that were moved out of the way, the
+/// first one in front, and those of an older schema. Rows of the first of all are the latest that an agent began with.
+pub fn left_behind(base: &Path) -> Vec<PathBuf> {
+    let older = (ROWS_SINCE..SCHEMA).rev().map(|schema| format!("v{schema}"));
     let is_used =
         |path: &PathBuf| Tables::open(path).and_then(|tables| tables.config()).is_ok_and(|of| of.generation != 0);
-    older.chain(moved_names()).map(|name| base.join(name)).filter(|path| path.exists()).find(is_used)
+    moved_names().chain(older).map(|name| base.join(name)).filter(|path| path.exists() && is_used(path)).collect()
+}
+
+/// Flows of UDP that IPVS got while nobody looked after the tables are not known.
+pub fn learn_again(balance: &BalanceMaps, until_s: u32) -> Result<(), BpfError> {
+    let mut rows = balance.vips.read_all()?;
+    rows.retain(|(key, vip)| key.protocol == protocol::UDP && !vip.rests());
+    rows.iter_mut().for_each(|(_, vip)| vip.learn_until_s = vip.learn_until_s.max(until_s));
+    balance.vips.put_all(&rows)
 }
 
 /// Copies what the service fast path has, if the older agent knew it. Its tables have one size. Until the new programs are at
 /// work the old ones leave new flows to IPVS, as nobody tells them of endpoints that go; `learn_until_s`: a flow of UDP
 /// that is not known by then is none that IPVS got meanwhile.
-pub fn take_over_balance(old: &Path, to: &BalanceMaps, learn_until_s: u32) -> Result<(), BpfError> {
+fn take_over_balance(old: &Path, to: &BalanceMaps, learn_until_s: u32) -> Result<(), BpfError> {
     let Ok(from) = BalanceMaps::open(old) else { return Ok(()) };
     copy_used(&from.backends, &to.backends)?;
     copy_used(&from.actives, &to.actives)?;
@@ -114,8 +149,11 @@ pub fn take_over_balance(old: &Path, to: &BalanceMaps, learn_until_s: u32) -> Re
 }
 
 /// Adds flows that began since the copy; those that are known by now stay as they are. A full table takes no more.
-pub fn take_over_flows(from: &Tables, to: &Tables) -> Result<(), BpfError> {
-    for (key, flow) in needed(from.flows.read_all()?) {
+pub fn take_over_flows(from: &Before, to: &Tables, balance: &BalanceMaps) -> Result<(), BpfError> {
+    for (key, flow) in chosen(from.tables.flows.read_all()?, to.flows.max_entries(), now_s()) {
+        if flow.is(Flow::NAT) && !from.has_backend_of(&flow, balance)? {
+            continue;
+        }
         match to.flows.insert(&key, &flow) {
             Err(error) if error.is_full() => break,
             other => drop(other?),
@@ -157,28 +195,129 @@ fn copy_used<V: Row>(from: &Table<u32, V>, to: &Table<u32, V>) -> Result<(), Bpf
     to.put_all(&used(from)?)
 }
 
-/// Flows that are not over, and first those that no other way knows; of these first what is not about to end.
-fn needed(mut rows: Vec<(FlowKey, Flow)>) -> Vec<(FlowKey, Flow)> {
-    let now_s = now_s();
-    rows.retain(|(key, flow)| !flow.is_over(key.protocol, now_s));
-    rows.sort_by_key(|(key, flow)| (!flow.is(Flow::NAT), !flow.is_active(key.protocol), !flow.is(Flow::FAST)));
-    rows
-}
-
+/// A smaller table takes those that no other way knows, and leaves room for new ones.
 fn copy_flows(from: &Table<FlowKey, Flow>, to: &Table<FlowKey, Flow>) -> Result<(), BpfError> {
     let mut rows = from.read_all()?;
-    let room = to.max_entries() as usize;
-    if rows.len() > room {
-        rows = needed(rows);
-        let ended = rows.iter().skip(room).filter(|(_, flow)| flow.is(Flow::NAT)).count();
-        if ended > 0 {
-            warn!(ended, room, "the smaller table has no room for some entries of the service fast path: they end");
+    let room = to.max_entries();
+    if room < from.max_entries() && rows.len() > most_kept(room) {
+        let known = |rows: &[(FlowKey, Flow)]| rows.iter().filter(|(_, flow)| flow.is(Flow::NAT)).count();
+        let before = known(&rows);
+        rows = chosen(rows, room, now_s());
+        let left_out = before - known(&rows);
+        if left_out > 0 {
+            warn!(
+                left_out,
+                room, "the smaller table has no room for some entries of the service fast path, or they are over"
+            );
         }
-        rows.truncate(room);
     }
     to.put_all(&rows)
 }
 
+/// Of a table with room for so many: the rest is for those who come.
+const fn most_kept(room: u32) -> usize {
+    (room - room / 8) as usize
+}
+
+/// Flows that are not over: first connections that no other way knows, with both of their halves, and of these first what is
+/// not about to end; then the others, in half of the room at most.
+fn chosen(rows: Vec<(FlowKey, Flow)>, room: u32, now_s: u32) -> Vec<(FlowKey, Flow)> {
+    let rows: BTreeMap<FlowKey, Flow> = rows.into_iter().collect();
+    let lives = |key: &FlowKey, flow: &Flow| !flow.is_over(key.protocol, now_s);
+    // On the short way each direction has an entry, and the flow is over when both are.
+    let other = |key: &FlowKey, flow: &Flow| {
+        let (key, flow) = rows.get_key_value(&key.turned(flow)).filter(|_| flow.is(Flow::FAST))?;
+        flow.is(Flow::FAST).then_some((*key, *flow))
+    };
+    let mut ranked: Vec<(&FlowKey, &Flow)> = rows
+        .iter()
+        .filter(|(key, flow)| lives(key, flow) || other(key, flow).is_some_and(|(key, flow)| lives(&key, &flow)))
+        .collect();
+    ranked.sort_by_key(|(key, flow)| (!flow.is(Flow::NAT), !flow.is_active(key.protocol), !flow.is(Flow::FAST)));
+    let mut kept = BTreeMap::new();
+    for (key, flow) in ranked {
+        let both = [Some((*key, *flow)), other(key, flow)].into_iter().flatten();
+        let most = if flow.is(Flow::NAT) { most_kept(room) } else { room as usize / 2 };
+        if !kept.contains_key(key) && kept.len() + both.clone().count() <= most {
+            kept.extend(both);
+        }
+    }
+    kept.into_iter().collect()
+}
+
 fn copy<K: Row, V: Row>(from: &Table<K, V>, to: &Table<K, V>) -> Result<(), BpfError> {
     to.put_all(&from.read_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube_router_common::{flow::Tcp, policy::Address};
+
+    use super::*;
+
+    const NOW_S: u32 = 10_000;
+    const CLIENT: [u8; 4] = [10, 0, 0, 1];
+    const SERVICE: [u8; 4] = [10, 96, 0, 1];
+    const BACKEND: [u8; 4] = [10, 0, 0, 2];
+
+    /// Both halves of a connection between two pods of the node, seen so many seconds ago.
+    fn pair(port: u16, state: u8, ages_s: [u32; 2]) -> [(FlowKey, Flow); 2] {
+        let protocol = if state == Tcp::NONE { protocol::UDP } else { protocol::TCP };
+        let key = |local, local_port, peer, peer_port| FlowKey {
+            local: Address::from_v4(local),
+            peer: Address::from_v4(peer),
+            local_port,
+            peer_port,
+            protocol,
+            ..FlowKey::default()
+        };
+        let flow = |flags, to, to_port, age_s| Flow {
+            flags: Flow::NAT | Flow::FAST | Flow::REPLIED | flags,
+            to: Address::from_v4(to),
+            to_port,
+            state,
+            last_seen_s: NOW_S - age_s,
+            ..Flow::default()
+        };
+        let own = (key(CLIENT, port, SERVICE, 53), flow(Flow::FROM_POD, BACKEND, 5353, ages_s[0]));
+        [own, (key(BACKEND, 5353, CLIENT, port), flow(0, SERVICE, 53, ages_s[1]))]
+    }
+
+    fn plain(port: u16) -> (FlowKey, Flow) {
+        let (key, flow) = pair(port, Tcp::ESTABLISHED, [0; 2])[0];
+        (key, Flow { flags: Flow::REPLIED, ..flow })
+    }
+
+    #[test]
+    fn halves_stay_together() {
+        let [own, far] = pair(1, Tcp::NONE, [0; 2]);
+        assert_eq!((own.0.turned(&own.1), far.0.turned(&far.1)), (far.0, own.0));
+        // The client asked once, and the backend still talks.
+        let rows = [pair(1, Tcp::NONE, [9_000, 1]), pair(2, Tcp::NONE, [9_000; 2])].concat();
+        assert_eq!(
+            chosen(rows.clone(), 64, NOW_S),
+            BTreeMap::from_iter(pair(1, Tcp::NONE, [9_000, 1])).into_iter().collect::<Vec<_>>()
+        );
+        // No half is kept alone for want of room: seven of eight places are three pairs.
+        let rows: Vec<_> = (0..100).flat_map(|port| pair(port, Tcp::ESTABLISHED, [0; 2])).collect();
+        let kept: BTreeMap<FlowKey, Flow> = chosen(rows, 8, NOW_S).into_iter().collect();
+        assert_eq!(kept.len(), 6);
+        assert!(kept.iter().all(|(key, flow)| kept.contains_key(&key.turned(flow))));
+    }
+
+    #[test]
+    fn what_only_these_tables_know_comes_first_and_there_is_room_for_others() {
+        let of = |rows: &[(FlowKey, Flow)]| {
+            let translated = rows.iter().filter(|(_, flow)| flow.is(Flow::NAT)).count();
+            (translated, rows.iter().filter(|(_, flow)| flow.state == Tcp::TIME_WAIT).count(), rows.len())
+        };
+        let rows = |live: u16, ending: u16, others: u16| {
+            let live = (0..live).flat_map(|port| pair(port, Tcp::ESTABLISHED, [0; 2]));
+            let ending = (1_000..1_000 + ending).flat_map(|port| pair(port, Tcp::TIME_WAIT, [0; 2]));
+            live.chain(ending).chain((2_000..2_000 + others).map(plain)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&chosen(rows(20, 100, 100), 64, NOW_S)), (56, 16, 56));
+        assert_eq!(of(&chosen(rows(5, 5, 100), 64, NOW_S)), (20, 10, 32));
+        assert_eq!(of(&chosen(rows(0, 0, 100), 64, NOW_S)), (0, 0, 32));
+    }
 }

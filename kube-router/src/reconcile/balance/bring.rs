@@ -97,7 +97,8 @@ impl Balancer {
         let mut orders = plan_balance(row, wanted, tables, || numbers.ring(tables));
         if let Some(number) = number.filter(|_| !keeps_number) {
             numbers.release_vip(number);
-            orders.push(BalanceOrder::ForgetVip(number));
+            // Without a row the number is anybody's, should the last orders not be carried out.
+            orders.insert(0, BalanceOrder::ForgetVip(number));
         }
         self.order(orders, tables);
     }

@@ -49,8 +49,9 @@ impl Balancer {
             let is_wanted = key.as_ref().and_then(server_of).is_some_and(|server| self.paths.contains_key(&server));
             if !is_wanted && !self.numbers.has_backends(backend.vip) {
                 self.numbers.release_vip(backend.vip);
-                orders.extend(key.map(BalanceOrder::DeleteVip));
+                // Without a row the number is anybody's, should this be the last order that is carried out.
                 orders.push(BalanceOrder::ForgetVip(backend.vip));
+                orders.extend(key.map(BalanceOrder::DeleteVip));
             }
         }
         orders.iter().for_each(|order| tables.carry_out(order));

@@ -68,6 +68,8 @@ pub struct Rig {
     open: [BTreeSet<u32>; 2],
     /// The same of virtual servers.
     named: BTreeMap<u32, ServiceKey>,
+    /// Numbers that a row with a ring had since their counts were taken back.
+    counted: BTreeSet<u32>,
     /// Tables could not be written, or somebody else was at work, so IPVS may be ahead of them.
     pub behind: bool,
 }
@@ -89,6 +91,7 @@ impl Rig {
             flows: BTreeSet::new(),
             open: Default::default(),
             named: BTreeMap::new(),
+            counted: BTreeSet::new(),
             behind: false,
         };
         rig.put(json!({
@@ -256,12 +259,23 @@ impl Rig {
             assert!(!self.flows.contains(id), "a flow has {id}");
             assert!(!self.open.iter().any(|open| open.contains(id)), "a program may be about to give {id} to a flow");
             self.held.remove(id);
-            let rows: Vec<u32> = self.tables.0.borrow().balance.tables.vips.values().map(|vip| vip.id).collect();
-            self.named.retain(|vip, _| rows.contains(vip) || self.held.values().any(|(of, _)| of == vip));
         }
         if let BalanceOrder::ForgetVip(vip) = order {
             assert!(!self.held.values().any(|(of, _)| of == vip), "a backend has {vip}");
-            self.named.remove(vip);
+            self.counted.remove(vip);
+        }
+        // A number that no row has and no backend is anybody's; then it must not have counts.
+        let rows: Vec<u32> = self.tables.0.borrow().balance.tables.vips.values().map(|vip| vip.id).collect();
+        let (counted, held) = (&self.counted, &self.held);
+        self.named.retain(|vip, _| {
+            let is_somebodys = rows.contains(vip) || held.values().any(|(of, _)| of == vip);
+            assert!(is_somebodys || !counted.contains(vip), "{vip} has counts and is nobody's");
+            is_somebodys
+        });
+        if let BalanceOrder::SetVip(_, vip) = order
+            && !vip.rests()
+        {
+            self.counted.insert(vip.id);
         }
         if let BalanceOrder::SetBackend(id, backend) = order {
             let place = SocketAddr::new(ip_of(backend.address), backend.port);
