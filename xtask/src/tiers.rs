@@ -76,7 +76,7 @@ pub const RULES: &[Rule] = &[
     // seconds for all programs, and most tests load them.
     Rule {
         memory_mib: 3072,
-        vm_skip: &["balance::", "crowd::", "explained::", "forbidden::", "maps::", "share::", "sizes::"],
+        vm_skip: &["balance::", "crowd::", "explained::", "maps::", "share::", "sizes::"],
         timeout_s: 2700,
         ..rule("kube-router", "bpf_kernel", &[(2, Host), (4, Vm), (6, Vm)])
     },
