@@ -70,8 +70,8 @@ fn unstable() -> (String, String) {
     ("RUSTC_BOOTSTRAP".to_owned(), "1".to_owned())
 }
 
-/// A choice of the caller that tests in virtual machines hear of, too.
-const CHOICE: &str = "KUBE_ROUTER_TEST_SCENARIO";
+/// Choices of the caller that tests in virtual machines hear of, too.
+const CHOICES: [&str; 2] = ["KUBE_ROUTER_TEST_SCENARIO", "KUBE_ROUTER_KEPT_CONNECTIONS"];
 
 fn in_machine(job: &Job, environment: &[(String, String)], output_lock: &Mutex<()>) -> Result<Count> {
     let kernel = job.kernel.context("a job in a virtual machine has a kernel")?;
@@ -85,7 +85,7 @@ fn in_machine(job: &Job, environment: &[(String, String)], output_lock: &Mutex<(
         environment.push((name.to_owned(), std::env::var(name).unwrap_or_else(|_| number.to_owned())));
     }
     environment.push(unstable());
-    environment.extend(std::env::var(CHOICE).map(|text| (CHOICE.to_owned(), text)));
+    environment.extend(CHOICES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
     let options = VmOptions {
         memory_mib: job.rule.memory_mib,
         timeout: Duration::from_secs(job.rule.timeout_s),
