@@ -47,6 +47,9 @@ pub struct KernelPolicy {
     base: PathBuf,
     /// Tables of another size or schema that may still be in force, and whose rows were taken over.
     before: Vec<Before>,
+    /// New flows are to take the fast path, but not while interfaces have programs of those tables: both pods of a flow must
+    /// have programs that know it.
+    fast_later: bool,
 }
 
 pub(super) fn hooks(role: Role) -> [Hook; 2] {
@@ -84,7 +87,8 @@ impl KernelPolicy {
         config.generation = next(config.generation);
         tables.set_config(&config)?;
         let links = PodLinks::open().map_err(|source| PlaneError::Netlink { what: "links", source })?;
-        Ok(KernelPolicy { dataplane, links, mode: AttachMode::of_kernel(), base: base.to_owned(), before })
+        let mode = AttachMode::of_kernel();
+        Ok(KernelPolicy { dataplane, links, mode, base: base.to_owned(), before, fast_later: false })
     }
 
     pub fn dataplane(&mut self) -> &mut Dataplane {
@@ -142,7 +146,12 @@ impl KernelPolicy {
     fn put(&mut self, order: &PolicyOrder) -> Result<(), BpfError> {
         let t = self.dataplane.tables();
         match order {
-            PolicyOrder::SetSettings(Settings { flags }) => t.set_config(&Config { flags: *flags, ..t.config()? }),
+            PolicyOrder::SetSettings(Settings { flags }) => {
+                let config = t.config()?;
+                self.fast_later = !self.before.is_empty() && flags & Config::FAST != 0;
+                let flags = if self.fast_later { flags & !Config::FAST } else { *flags };
+                t.set_config(&Config { flags, ..config })
+            }
             PolicyOrder::SetService(key, service) => t.services.put(key, service),
             PolicyOrder::DeleteService(key) => t.services.delete(key).map(drop),
             PolicyOrder::Table(op) => write(t, op),
@@ -289,5 +298,14 @@ impl PolicyPlane for KernelPolicy {
             }
         }
         stale::remove_other_schemas(&self.base);
+        if std::mem::take(&mut self.fast_later) {
+            let begun = self
+                .tables()
+                .config()
+                .and_then(|config| self.tables().set_config(&Config { flags: config.flags | Config::FAST, ..config }));
+            if let Err(error) = begun {
+                warn!(%error, "the fast path stays off until the next start");
+            }
+        }
     }
 }

@@ -107,7 +107,9 @@ pub fn take_over(old: &Path, to: &Tables, balance: &BalanceMaps, learn: LearnUnt
     copy(&from.frags, &to.frags)?;
     copy_flows(&from.flows, &to.flows)?;
     // Last: whoever finds it finds all.
-    to.set_config(&Config { learn_until_s: learn.tcp_s, ..from.config()? })?;
+    let config = from.config()?;
+    // New flows take the fast path when all interfaces have the new programs.
+    to.set_config(&Config { learn_until_s: learn.tcp_s, flags: config.flags & !Config::FAST, ..config })?;
     Ok(true)
 }
 
